@@ -1,0 +1,27 @@
+//! The limits of the channel. Both sides apply them to what they receive,
+//! because each may be hostile to the other.
+
+/// The longest object that either side accepts, in bytes, braces included.
+pub const MAX_OBJECT_BYTES: usize = 1024 * 1024;
+
+/// How deeply objects and arrays may nest in one object; the outermost object
+/// is depth 1.
+pub const MAX_DEPTH: usize = 32;
+
+/// How large the merged facts of one guest may grow, in bytes of compact JSON.
+pub const MAX_FACTS_BYTES: usize = 1024 * 1024;
+
+/// How many keys, at all levels together, the merged facts of one guest may
+/// hold.
+pub const MAX_FACTS_KEYS: usize = 10_000;
+
+/// The protocol versions that this crate speaks, best first. The host keeps
+/// the current version and the one before it.
+pub const PROTOCOLS: &[u32] = &[1];
+
+/// How often each side says that it is there when it has nothing else to say,
+/// in seconds, unless the host's hello names another interval.
+pub const DEFAULT_HEARTBEAT_S: u32 = 10;
+
+/// The name of the virtio-serial port.
+pub const CHANNEL_NAME: &str = "org.infinibay.agent";
