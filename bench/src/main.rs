@@ -1,0 +1,54 @@
+//! Benchmarks beside peers and limits. Every figure is a ratio from one run,
+//! peer and ours in turn, so that a slow machine slows both; nothing here is
+//! asserted. `cargo xtask bench NAME` builds what is measured and runs this.
+
+mod command_latency;
+mod guest_wire;
+mod peers;
+mod results;
+mod samples;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+/// Measures beside peers and limits, and rewrites the table in
+/// bench/RESULTS.md.
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+    /// The built programs: infiniservice, vmm-service and vmmctl.
+    #[arg(long, global = true, default_value = "target/release")]
+    programs: PathBuf,
+    /// The static agent, as guests get it.
+    #[arg(
+        long,
+        global = true,
+        default_value = "target/x86_64-unknown-linux-musl/agent/infiniservice"
+    )]
+    agent: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Benchmark {
+    /// guest-ping round trips: raw echo, qemu-ga and infiniservice.
+    CommandLatency,
+    /// The raw echo that command-latency measures against; not for people.
+    #[command(hide = true)]
+    Echo {
+        /// The unix socket to listen on.
+        socket: PathBuf,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    match args.benchmark {
+        Benchmark::CommandLatency => {
+            command_latency::run(&args.agent).context("command-latency did not finish")
+        }
+        Benchmark::Echo { socket } => peers::echo(&socket).context("the echo ended"),
+    }
+}
