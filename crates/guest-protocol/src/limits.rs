@@ -25,3 +25,9 @@ pub const DEFAULT_HEARTBEAT_S: u32 = 10;
 
 /// The name of the virtio-serial port.
 pub const CHANNEL_NAME: &str = "org.infinibay.agent";
+
+/// The version that both sides use: the highest that this crate and the peer
+/// have in common, or `None` when there is none.
+pub fn negotiate(peer: &[u32]) -> Option<u32> {
+    PROTOCOLS.iter().filter(|version| peer.contains(version)).max().copied()
+}
