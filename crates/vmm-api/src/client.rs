@@ -1,1 +1,0 @@
-//! A typed client over the daemon's unix socket.

@@ -1,0 +1,46 @@
+//! One file per command: asks the daemon and hands the answer to `render`.
+
+mod act;
+mod completions;
+mod create;
+mod delete;
+mod guest;
+mod info;
+mod list;
+mod log;
+mod man;
+
+use vmm_api::client::Client;
+
+use crate::cli::{Cli, Command};
+use crate::failure::Failure;
+use crate::output::Output;
+use act::Action;
+
+/// Runs the command that was asked for.
+pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), Failure> {
+    let client = Client::new(cli.global.socket);
+    match cli.command {
+        Command::List(arguments) => list::run(&client, output, &arguments).await,
+        Command::Create(arguments) => create::run(&client, output, &arguments).await,
+        Command::Start(begin) => act::run(&client, output, Action::Start, &begin).await,
+        Command::Stop(arguments) => {
+            let action = Action::Stop { force_after_s: arguments.force_after };
+            act::run(&client, output, action, &arguments.begin).await
+        }
+        Command::Restart(arguments) => {
+            let action =
+                Action::Restart { cold: arguments.cold, force_after_s: arguments.force_after };
+            act::run(&client, output, action, &arguments.begin).await
+        }
+        Command::Pause(begin) => act::run(&client, output, Action::Pause, &begin).await,
+        Command::Resume(begin) => act::run(&client, output, Action::Resume, &begin).await,
+        Command::Kill(begin) => act::run(&client, output, Action::Kill, &begin).await,
+        Command::Delete(arguments) => delete::run(&client, output, &arguments).await,
+        Command::Info(one) => info::run(&client, output, &one).await,
+        Command::Guest(one) => guest::run(&client, output, &one).await,
+        Command::Log(arguments) => log::run(&client, output, &arguments).await,
+        Command::Completions { shell } => completions::run(output, shell),
+        Command::Man { folder } => man::run(output, folder.as_deref()),
+    }
+}

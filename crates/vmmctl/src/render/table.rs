@@ -1,0 +1,234 @@
+//! Tables without borders that fit the terminal: first the least important
+//! columns go, then the elastic ones shrink; nothing ever wraps.
+
+use super::text::{Style, Text};
+
+/// What lies between two columns.
+const GAP: &str = "  ";
+
+/// At which side of its column a cell stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Align {
+    /// Words.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// A column.
+#[derive(Clone, Debug)]
+pub(crate) struct Column {
+    title: &'static str,
+    align: Align,
+    importance: u8,
+    shrinks_to: Option<usize>,
+}
+
+impl Column {
+    pub(crate) fn left(title: &'static str) -> Self {
+        Self { title, align: Align::Left, importance: u8::MAX, shrinks_to: None }
+    }
+
+    pub(crate) fn right(title: &'static str) -> Self {
+        Self { align: Align::Right, ..Self::left(title) }
+    }
+
+    /// Leaves the table when it is too wide, the smallest number first, and
+    /// also when it has nothing to show.
+    pub(crate) fn importance(mut self, importance: u8) -> Self {
+        self.importance = importance;
+        self
+    }
+
+    /// May be cut down to so many columns.
+    pub(crate) fn shrinks_to(mut self, width: usize) -> Self {
+        self.shrinks_to = Some(width);
+        self
+    }
+}
+
+/// Rows under columns.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    columns: Vec<Column>,
+    rows: Vec<Vec<Text>>,
+}
+
+impl Table {
+    pub(crate) fn new(columns: Vec<Column>) -> Self {
+        Self { columns, rows: Vec::new() }
+    }
+
+    /// Adds a row, which has a cell for each column.
+    pub(crate) fn row(&mut self, cells: Vec<Text>) {
+        debug_assert_eq!(cells.len(), self.columns.len(), "a cell for each column");
+        self.rows.push(cells);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The header and the rows, each at most `width` wide when that is given.
+    pub(crate) fn lines(&self, width: Option<usize>) -> Vec<Text> {
+        let natural: Vec<usize> =
+            (0..self.columns.len()).map(|index| self.natural_width(index)).collect();
+        let mut shown: Vec<(usize, usize)> = natural
+            .into_iter()
+            .enumerate()
+            .filter(|(index, _)| self.columns[*index].importance == u8::MAX || self.tells(*index))
+            .collect();
+        if let Some(width) = width {
+            self.drop_columns(&mut shown, width);
+            self.shrink(&mut shown, width);
+        }
+        let header: Vec<Text> =
+            self.columns.iter().map(|c| Text::styled(Style::Faint, c.title)).collect();
+        std::iter::once(&header)
+            .chain(&self.rows)
+            .map(|cells| {
+                let line = self.line(cells, &shown);
+                if let Some(width) = width { line.cut(width) } else { line }
+            })
+            .collect()
+    }
+
+    fn natural_width(&self, index: usize) -> usize {
+        let cells = self.rows.iter().filter_map(|row| row.get(index)).map(Text::width);
+        cells.chain([self.columns[index].title.chars().count()]).max().unwrap_or(0)
+    }
+
+    /// Whether any row has something to say in this column.
+    fn tells(&self, index: usize) -> bool {
+        let absent = Text::absent();
+        let cells = self.rows.iter().filter_map(|row| row.get(index));
+        cells.into_iter().any(|cell| !cell.is_empty() && *cell != absent)
+    }
+
+    fn least(&self, (index, width): (usize, usize)) -> usize {
+        self.columns[index].shrinks_to.map_or(width, |least| least.min(width))
+    }
+
+    fn drop_columns(&self, shown: &mut Vec<(usize, usize)>, width: usize) {
+        loop {
+            let needed: usize = shown.iter().map(|&column| self.least(column)).sum();
+            if needed + gaps(shown.len()) <= width {
+                return;
+            }
+            let importance = |(index, _): &(usize, usize)| self.columns[*index].importance;
+            let weakest = shown.iter().map(importance).min().unwrap_or(u8::MAX);
+            if weakest == u8::MAX {
+                return;
+            }
+            // Of equals the rightmost goes.
+            if let Some(position) = shown.iter().rposition(|c| importance(c) == weakest) {
+                shown.remove(position);
+            }
+        }
+    }
+
+    /// Takes columns from the widest elastic column until all fit.
+    fn shrink(&self, shown: &mut [(usize, usize)], width: usize) {
+        loop {
+            let total: usize = shown.iter().map(|(_, width)| width).sum::<usize>();
+            if total + gaps(shown.len()) <= width {
+                return;
+            }
+            let elastic = shown.iter_mut().filter(|column| self.least(**column) < column.1);
+            let Some(widest) = elastic.max_by_key(|column| column.1) else { return };
+            widest.1 -= 1;
+        }
+    }
+
+    fn line(&self, cells: &[Text], shown: &[(usize, usize)]) -> Text {
+        let mut line = Text::default();
+        // Spaces are added before the next cell only, so that none end a line.
+        let mut owed = 0;
+        for &(index, width) in shown {
+            let cell = cells.get(index).cloned().unwrap_or_default().cut(width);
+            let room = width - cell.width();
+            let (before, after) = match self.columns[index].align {
+                Align::Left => (0, room),
+                Align::Right => (room, 0),
+            };
+            if cell.is_empty() {
+                owed += room + GAP.len();
+                continue;
+            }
+            line = line.and(Style::Plain, " ".repeat(owed + before)).append(cell);
+            owed = after + GAP.len();
+        }
+        line
+    }
+}
+
+fn gaps(columns: usize) -> usize {
+    columns.saturating_sub(1) * GAP.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn table() -> Table {
+        let mut table = Table::new(vec![
+            Column::left("NAME").shrinks_to(6),
+            Column::right("MEMORY").importance(2),
+            Column::left("LABELS").importance(1),
+        ]);
+        table.row(vec![Text::new("a-long-name"), Text::new("1.50 GiB"), Text::new("tier=web")]);
+        table.row(vec![Text::new("b"), Text::absent(), Text::default()]);
+        table
+    }
+
+    fn shown(width: Option<usize>) -> Vec<String> {
+        table().lines(width).iter().map(|line| line.to_line(false)).collect()
+    }
+
+    #[test]
+    fn shows_all_when_there_is_room() {
+        let expected = [
+            "NAME           MEMORY  LABELS",
+            "a-long-name  1.50 GiB  tier=web",
+            "b                   –",
+        ];
+        assert_eq!(shown(None), expected);
+        assert_eq!(shown(Some(31)), expected);
+    }
+
+    #[test]
+    fn shrinks_then_drops() {
+        assert_eq!(shown(Some(30))[1], "a-long-na…  1.50 GiB  tier=web");
+        assert_eq!(shown(Some(24))[1], "a-long-name  1.50 GiB");
+        assert_eq!(shown(Some(16))[1], "a-lon…  1.50 GiB");
+        assert_eq!(shown(Some(15))[1], "a-long-name");
+        assert_eq!(shown(Some(6))[1], "a-lon…");
+        assert_eq!(shown(Some(3))[1], "a-…");
+    }
+
+    #[test]
+    fn leaves_out_a_column_that_tells_nothing() {
+        let mut table = Table::new(vec![Column::left("A"), Column::left("B").importance(1)]);
+        table.row(vec![Text::new("x"), Text::absent()]);
+        assert_eq!(table.lines(None)[0].to_line(false), "A");
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_is_wider_than_the_terminal_or_ends_in_space(
+            rows in proptest::collection::vec(["\\PC{0,20}", "\\PC{0,9}", "\\PC{0,9}"], 0..6),
+            width in 1usize..60,
+        ) {
+            let mut table = table();
+            for row in &rows {
+                table.row(row.iter().map(|cell| Text::new(cell.trim())).collect());
+            }
+            for line in table.lines(Some(width)) {
+                prop_assert!(line.width() <= width);
+                prop_assert!(!line.to_line(false).ends_with(' '));
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The only place that knows the operating system.
+
+pub(crate) mod terminal;
