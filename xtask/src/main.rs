@@ -1,2 +1,55 @@
-//! The only build scripting.
-fn main() {}
+//! The only build scripting: every command that a developer, CI or a first
+//! visitor runs is a file of this crate, so that all three run the same thing.
+
+mod bench;
+mod check;
+mod deny;
+mod e2e;
+mod steps;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Everything that is built, checked, shown or measured starts here.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// One variant for each file that is a command.
+#[derive(Subcommand)]
+enum Command {
+    Check(check::Args),
+    Tidy(tidy::Args),
+    Test(test::Args),
+    E2e(e2e::Args),
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let Some(command) = Cli::parse().command else {
+        // Nobody who types only `cargo run` or `cargo xtask` made a mistake.
+        print!("{}", Cli::command().render_help());
+        return ExitCode::SUCCESS;
+    };
+    let outcome = match command {
+        Command::Check(args) => check::run(&args),
+        Command::Tidy(args) => tidy::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::E2e(args) => e2e::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

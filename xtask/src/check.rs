@@ -1,0 +1,38 @@
+//! `cargo xtask check`: what a developer runs before every commit: everything
+//! that can be said about the code without booting a machine.
+
+use anyhow::Result;
+
+use crate::steps::{Steps, Tally, run_tests};
+use crate::{deny, tidy, workspace};
+
+/// Formatting, lints, house rules, licences, unit and contract tests
+#[derive(clap::Args)]
+pub struct Args {}
+
+/// Does all steps, even after one that failed.
+pub fn run(_args: &Args) -> Result<()> {
+    let mut steps = Steps::new();
+    run_steps(&mut steps);
+    steps.finish()
+}
+
+/// The steps, for `test` to put others behind them.
+pub fn run_steps(steps: &mut Steps) {
+    steps.run("formatting", || cargo(&["fmt", "--all", "--check"]));
+    steps.run("lints", || {
+        cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"])
+    });
+    steps.run("house rules", || tidy::run(&tidy::Args {}).map(|()| Tally::default()));
+    steps.run("licences, bans, sources", deny::run);
+    // Those two crates are for real machines: `e2e` and `bench` run them.
+    steps.run("unit and contract tests", || {
+        let mut command = workspace::cargo(&["test", "--workspace", "--no-fail-fast"]);
+        run_tests(command.args(["--exclude", "e2e", "--exclude", "bench"]))
+    });
+}
+
+fn cargo(args: &[&str]) -> Result<Tally> {
+    workspace::run(&mut workspace::cargo(args))?;
+    Ok(Tally::default())
+}
