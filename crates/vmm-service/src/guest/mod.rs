@@ -1,4 +1,9 @@
 //! Guests as they are spoken to: the hub owns the host's end of every channel
 //! and is the only client of each socket.
 
+mod budget;
+mod channel;
+mod facts;
 pub mod hub;
+mod session;
+mod state;

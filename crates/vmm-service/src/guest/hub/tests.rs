@@ -1,0 +1,1 @@
+//! The hub against guests on real sockets.
