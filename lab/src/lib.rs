@@ -6,7 +6,9 @@
 //! asynchronous callers put that on a thread of their own.
 
 pub mod accel;
+pub mod build;
 pub mod cpio;
+pub mod daemon;
 pub mod guest;
 pub mod kernel;
 pub mod packages;

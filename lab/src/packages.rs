@@ -9,7 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::program::{find, is_static, run};
+use crate::build::GUEST_TARGET;
+use crate::program::{find, is_static, output, privileged, run};
 use crate::{Say, Tree};
 
 /// Something that must be there, and the package that brings it.
@@ -80,8 +81,6 @@ pub const TO_BOOT_GUESTS: &[Need] = &[
 
 /// Where a system tells what it is: os-release(5).
 const OS_RELEASE: &str = "/etc/os-release";
-/// The target that static guest programs are compiled for.
-const GUEST_TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// Installs what of `needs` is missing, and says so.
 ///
@@ -124,9 +123,8 @@ pub fn ensure(needs: &[Need], say: Say<'_>) -> Result<()> {
 /// # Errors
 /// When the target is missing and rustup cannot add it.
 pub fn ensure_guest_target(tree: &Tree, say: Say<'_>) -> Result<()> {
-    let sysroot = crate::program::output(
-        Command::new("rustc").args(["--print", "sysroot"]).current_dir(tree.root()),
-    )?;
+    let sysroot =
+        output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(tree.root()))?;
     let sysroot = String::from_utf8(sysroot).context("the toolchain's path is not UTF-8")?;
     if Path::new(sysroot.trim()).join("lib/rustlib").join(GUEST_TARGET).exists() {
         return Ok(());
@@ -150,16 +148,11 @@ fn install(packages: &[&str]) -> Result<()> {
     run(&mut install).context("install these packages by hand, then run this again")
 }
 
-/// `apt-get`, as root: through sudo only for somebody else.
+/// `apt-get` as root, without questions.
 fn apt() -> Command {
-    let environment = ["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "Dpkg::Use-Pty=0"];
-    if rustix::process::geteuid().is_root() {
-        let mut command = Command::new("env");
-        command.args(environment);
-        return command;
-    }
-    let mut command = Command::new("sudo");
-    command.arg("env").args(environment);
+    let quiet = ("DEBIAN_FRONTEND".into(), "noninteractive".into());
+    let mut command = privileged("apt-get", &[quiet]);
+    command.args(["-o", "Dpkg::Use-Pty=0"]);
     command
 }
 

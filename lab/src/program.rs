@@ -1,7 +1,7 @@
 //! Running other programs: errors carry the command and what it said, and
 //! nothing runs without somebody waiting for it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,27 @@ pub fn run(command: &mut Command) -> Result<()> {
         bail!("{shown} failed ({status})");
     }
     Ok(())
+}
+
+/// A program that runs as root: through sudo only for somebody else, whose
+/// environment sudo would not pass on.
+#[must_use]
+pub fn privileged(program: impl AsRef<OsStr>, environment: &[(OsString, OsString)]) -> Command {
+    if rustix::process::geteuid().is_root() {
+        let mut command = Command::new(program);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        return command;
+    }
+    let mut command = Command::new("sudo");
+    command.arg("env");
+    for (name, value) in environment {
+        let mut assignment = name.clone();
+        assignment.push("=");
+        assignment.push(value);
+        command.arg(assignment);
+    }
+    command.arg(program);
+    command
 }
 
 /// Where a program lies, looked up in `PATH` and in the folders that a user's
