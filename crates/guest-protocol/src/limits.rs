@@ -31,3 +31,16 @@ pub const CHANNEL_NAME: &str = "org.infinibay.agent";
 pub fn negotiate(peer: &[u32]) -> Option<u32> {
     PROTOCOLS.iter().filter(|version| peer.contains(version)).max().copied()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_common_version_is_used() {
+        assert_eq!(negotiate(&[1]), Some(1));
+        assert_eq!(negotiate(&[3, 2, 1, 0]), Some(1));
+        assert_eq!(negotiate(&[2, 3]), None);
+        assert_eq!(negotiate(&[]), None);
+    }
+}

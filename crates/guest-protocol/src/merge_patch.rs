@@ -16,11 +16,8 @@ pub struct Size {
 /// What turns `from` into `to`; `None` when they are equal. A null in `to`
 /// cannot be told from an absence: it comes out as absent.
 pub fn diff(from: &Value, to: &Value) -> Option<Value> {
-    if from == to {
-        return None;
-    }
     let (Value::Object(from), Value::Object(to)) = (from, to) else {
-        return Some(to.clone());
+        return (from != to).then(|| to.clone());
     };
     let mut patch = Map::new();
     for key in from.keys().filter(|key| !to.contains_key(*key)) {
@@ -35,7 +32,7 @@ pub fn diff(from: &Value, to: &Value) -> Option<Value> {
             patch.insert(key.clone(), change);
         }
     }
-    Some(Value::Object(patch))
+    (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
 /// Applies `patch` to `target` in place.
@@ -51,8 +48,13 @@ pub fn apply(target: &mut Value, patch: &Value) {
     for (key, change) in patch {
         if change.is_null() {
             target.remove(key);
+        } else if let Some(old) = target.get_mut(key) {
+            apply(old, change);
         } else {
-            apply(target.entry(key.as_str()).or_insert(Value::Null), change);
+            // Not a plain clone: the new member's own nulls must go.
+            let mut new = Value::Null;
+            apply(&mut new, change);
+            target.insert(key.clone(), new);
         }
     }
 }
@@ -116,3 +118,6 @@ fn number_bytes(number: &serde_json::Number) -> usize {
 fn digits(number: u64) -> usize {
     number.checked_ilog10().map_or(1, |log| log as usize + 1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,14 +3,15 @@
 //! behind them is read as, and only an event whose data comes before its name
 //! takes the way through a [`Value`].
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
-use crate::message::{
-    ErrorBody, Event, GuestMessage, Outcome, Reply, Request, TimedEvent, Timestamp,
-};
+use crate::message::{Event, GuestMessage, Outcome, Reply, Request, TimedEvent, Timestamp};
 
 /// How much of the parser's explanation is kept, in characters. It may quote
 /// what the peer sent, which may be long.
@@ -104,13 +105,11 @@ impl<'de> Visitor<'de> for Envelope {
                     None => once(&mut self.data, "data", map.next_value()?)?,
                 },
                 Member::Timestamp => once(&mut self.timestamp, "timestamp", map.next_value()?)?,
-                Member::Return => {
-                    once(&mut self.outcome, "return", Outcome::Return(map.next_value()?))?;
+                Member::Return | Member::Error if self.outcome.is_some() => {
+                    return Err(Error::custom("more than one return or error"));
                 }
-                Member::Error => {
-                    let error: ErrorBody = map.next_value()?;
-                    once(&mut self.outcome, "error", Outcome::Error(error))?;
-                }
+                Member::Return => self.outcome = Some(Outcome::Return(map.next_value()?)),
+                Member::Error => self.outcome = Some(Outcome::Error(map.next_value()?)),
                 Member::Id => once(&mut self.id, "id", map.next_value()?)?,
                 Member::Unknown => {
                     map.next_value::<IgnoredAny>()?;

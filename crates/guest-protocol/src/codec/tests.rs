@@ -1,3 +1,6 @@
+use proptest::prelude::*;
+use serde_json::Value;
+
 use super::*;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,4 +86,260 @@ fn a_line_ten_thousand_deep_is_one_refusal_and_the_next_object_comes_out() {
 fn depth_thirty_two_passes() {
     let text = format!("{{\"a\":{}{}}}", "[".repeat(31), "]".repeat(31));
     assert_eq!(decode(text.as_bytes()), [object(&text)]);
+}
+
+/// The decoder promises less than this between feeds.
+fn assert_bounded(decoder: &Decoder) {
+    assert!(decoder.buffered() < decoder.max_bytes, "{} bytes held", decoder.buffered());
+    let most = RETAINED_BYTES.max(decoder.max_bytes + MAX_FEED_BYTES);
+    assert!(decoder.buffer.capacity() <= most, "{} bytes reserved", decoder.buffer.capacity());
+}
+
+#[test]
+fn a_line_without_end_is_dropped_as_it_comes() {
+    for line in [&b"x"[..], b"\"", b"{", b"{\"a\":\"", b"{\"a\":1", b"{\"a\":[1,"] {
+        let mut decoder = Decoder::default();
+        decoder.feed(line);
+        let mut frames = drain(&mut decoder);
+        for _ in 0..80 {
+            decoder.feed(&[b'1'; MAX_FEED_BYTES]);
+            frames.extend(drain(&mut decoder));
+            assert_bounded(&decoder);
+        }
+        decoder.feed(b"\n{}\n");
+        frames.extend(drain(&mut decoder));
+        assert_eq!(frames.pop(), Some(object("{}")));
+        let dropped: usize = frames
+            .iter()
+            .map(|frame| match frame {
+                Owned::Discarded(_, bytes) => *bytes,
+                other => panic!("{other:?} from {line:?}"),
+            })
+            .sum();
+        assert_eq!(dropped, line.len() + 80 * MAX_FEED_BYTES + 1);
+        assert!(frames.len() <= 7, "told {} times", frames.len());
+        let too_long = Owned::Discarded(Discard::TooLong, limits::MAX_OBJECT_BYTES);
+        let refusals = frames.iter().filter(|frame| **frame == too_long).count();
+        assert_eq!(refusals, usize::from(line.len() > 1 && line[0] == b'{'));
+    }
+}
+
+#[test]
+fn memory_is_given_back_when_nothing_is_open() {
+    let mut decoder = Decoder::default();
+    let long = format!("{{\"a\":\"{}\"}}\n", "x".repeat(900_000));
+    for chunk in long.as_bytes().chunks(MAX_FEED_BYTES) {
+        decoder.feed(chunk);
+        if decoder.buffered() < long.len() {
+            assert_eq!(drain(&mut decoder), []);
+        }
+    }
+    assert_eq!(drain(&mut decoder), [object(long.trim_end())]);
+    assert_eq!(decoder.buffered(), 0);
+    assert!(decoder.buffer.capacity() <= RETAINED_BYTES);
+}
+
+#[test]
+fn memory_is_given_back_when_little_is_open() {
+    let mut decoder = Decoder::default();
+    decoder.feed(format!("{{\"a\":\"{}\"}}\n{{\"b\":", "x".repeat(60_000)).as_bytes());
+    assert_eq!(drain(&mut decoder).len(), 1);
+    decoder.feed(b"1");
+    assert_eq!(drain(&mut decoder), []);
+    assert!(decoder.buffer.capacity() <= RETAINED_BYTES);
+}
+
+/// Bytes looked at for each byte fed, at worst.
+fn effort(input: &[u8], feed: usize) -> usize {
+    let mut decoder = Decoder::default();
+    for chunk in input.chunks(feed) {
+        decoder.feed(chunk);
+        drain(&mut decoder);
+        assert_bounded(&decoder);
+    }
+    decoder.steps.div_ceil(input.len())
+}
+
+#[test]
+fn hostile_input_costs_no_more_than_the_depth_allows() {
+    let deep = [
+        "{\"a\":[\n".repeat(200_000),
+        "{\"a\":\n".repeat(200_000),
+        "{\n\"a\":\n".repeat(200_000),
+        "{\"a\":[\n{\"b\":1},\n".repeat(100_000),
+        "{\"a\":[1,\n2,\n".repeat(100_000),
+        "{\n\"".repeat(300_000),
+        // Objects within objects, as deep as may be, and then a long way to
+        // the byte that breaks them all.
+        ("{\"a\":\n".repeat(31) + "[" + &"1,\n".repeat(30_000) + "!").repeat(12),
+        ("{\"a\":\n".repeat(31) + "[" + &"{},\n".repeat(500_000)),
+        "{\"a\":[\n".repeat(16) + &"{\"b\":[{}]},\n".repeat(100_000),
+    ];
+    for input in deep {
+        let bound = limits::MAX_DEPTH + 2;
+        let effort = effort(input.as_bytes(), MAX_FEED_BYTES);
+        assert!(effort <= bound, "{effort} looks a byte at {:?}", &input[..20]);
+    }
+}
+
+#[test]
+fn good_input_is_looked_at_once() {
+    let input = "{\"event\":\"HEARTBEAT\",\"data\":{\"seq\":[1,2,3]}}\n".repeat(20_000);
+    assert!(effort(input.as_bytes(), MAX_FEED_BYTES) <= 2);
+}
+
+/// Pieces that make structure likely, among bytes that break it.
+fn soup() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        prop::sample::select(vec![
+            "{",
+            "}",
+            "[",
+            "]",
+            ":",
+            ",",
+            "\"",
+            "\\",
+            "\n",
+            " ",
+            "1",
+            "{\"a\":",
+            "{\"a\":[\n",
+            "\"b\":",
+            "{}",
+            "{\"a\":1}",
+            "\n{\"x\":[1]}\n",
+            "\\u00",
+            "null",
+        ])
+        .prop_map(|piece| piece.as_bytes().to_vec()),
+        prop::collection::vec(any::<u8>(), 0..4),
+        Just(vec![RESET]),
+    ];
+    prop::collection::vec(piece, 0..80).prop_map(|pieces| pieces.concat())
+}
+
+/// Lines of garbage without the reset byte.
+fn garbage_lines() -> impl Strategy<Value = Vec<u8>> {
+    soup().prop_map(|mut bytes| {
+        bytes.retain(|&byte| byte != RESET);
+        bytes.push(b'\n');
+        bytes
+    })
+}
+
+fn json_object() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i32>().prop_map(Value::from),
+        any::<f32>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+        Just(Value::from("}\"]{\\")),
+    ];
+    let value = leaf.prop_recursive(4, 16, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::hash_map(any::<String>(), inner, 0..4)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    });
+    prop::collection::hash_map(any::<String>(), value, 0..4)
+        .prop_map(|members| Value::Object(members.into_iter().collect()).to_string())
+}
+
+proptest! {
+    #[test]
+    fn any_cut_of_the_stream_gives_the_same_frames(
+        input in soup(),
+        cuts in prop::collection::vec(1_usize..9, 1..40),
+        max_bytes in 1_usize..200,
+        max_depth in 0_usize..6,
+    ) {
+        let mut whole = Decoder::new(max_bytes, max_depth);
+        whole.feed(&input);
+        let expected = drain(&mut whole);
+        let mut decoder = Decoder::new(max_bytes, max_depth);
+        let mut frames = Vec::new();
+        let mut rest = &input[..];
+        for cut in cuts.iter().cycle() {
+            let (chunk, after) = rest.split_at(rest.len().min(*cut));
+            decoder.feed(chunk);
+            frames.extend(drain(&mut decoder));
+            assert_bounded(&decoder);
+            rest = after;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        prop_assert_eq!(frames, expected);
+        prop_assert_eq!(decoder.buffered(), whole.buffered());
+        prop_assert!(decoder.steps <= (input.len() + 1) * (max_depth + 4));
+    }
+
+    #[test]
+    fn every_byte_is_told_once(input in soup(), max_bytes in 1_usize..200) {
+        let mut decoder = Decoder::new(max_bytes, 4);
+        decoder.feed(&input);
+        let told: usize = drain(&mut decoder).iter().map(|frame| match frame {
+            Owned::Object(text) => {
+                // Lossy text may be longer than what it was made from.
+                if text.contains('\u{FFFD}') { 0 } else { text.len() }
+            }
+            Owned::Sync => 1,
+            Owned::Discarded(_, bytes) => *bytes,
+        }).sum();
+        prop_assert!(told + decoder.buffered() <= input.len());
+    }
+
+    #[test]
+    fn whatever_is_json_is_found(objects in prop::collection::vec(json_object(), 1..6)) {
+        let expected: Vec<_> = objects.iter().map(|text| object(text)).collect();
+        prop_assert_eq!(decode(objects.concat().as_bytes()), expected);
+    }
+
+    #[test]
+    fn objects_after_any_garbage_come_out(
+        junk in garbage_lines(), objects in prop::collection::vec(json_object(), 2..5),
+    ) {
+        let mut input = junk;
+        input.extend(objects.join("\n").as_bytes());
+        let frames = decode(&input);
+        let expected: Vec<_> = objects.iter().map(|text| object(text)).collect();
+        prop_assert!(frames.ends_with(&expected), "{frames:?}");
+    }
+
+    /// An object is missing only where lines of garbage before and after it
+    /// make up one larger object together with it.
+    #[test]
+    fn garbage_between_costs_only_the_objects_that_it_encloses(
+        parts in prop::collection::vec((garbage_lines(), json_object()), 1..6),
+    ) {
+        let mut input = Vec::new();
+        for (number, (junk, text)) in parts.iter().enumerate() {
+            input.extend(junk);
+            input.extend(format!("{{\"n\":{number},\"o\":{text}}}\n").as_bytes());
+        }
+        input.extend(b"{\"last\":1}\n{\"last\":2}\n");
+        let frames = decode(&input);
+        for (number, (_, text)) in parts.iter().enumerate() {
+            let expected = format!("{{\"n\":{number},\"o\":{text}}}");
+            let found = frames.iter().any(|frame| match frame {
+                Owned::Object(found) if *found == expected => true,
+                Owned::Object(found) => found.contains(&format!("\n{expected}\n")),
+                _ => false,
+            });
+            prop_assert!(found, "{expected} in {frames:?}");
+        }
+        let last = [object("{\"last\":1}"), object("{\"last\":2}")];
+        prop_assert!(frames.ends_with(&last));
+    }
+
+    #[test]
+    fn after_the_reset_byte_the_next_object_comes_out(input in soup()) {
+        let mut input = input;
+        input.extend(b"\xFF{\"known\":1}");
+        let expected = [Owned::Sync, object("{\"known\":1}")];
+        prop_assert!(decode(&input).ends_with(&expected));
+    }
 }
