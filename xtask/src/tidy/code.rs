@@ -1,7 +1,7 @@
 //! Rules about single lines of code that no lint of the compiler has.
 
 use super::Finding;
-use super::source::{Source, behind_closing};
+use super::source::{Source, behind_closing, is_word};
 use super::tree::Tree;
 
 /// Calls that start something which runs on by itself.
@@ -45,15 +45,33 @@ pub fn own_level(tree: &Tree) -> Vec<Finding> {
             let message = &source.text[offset..end];
             // What the attribute stands on: a variant or a struct, up to its end.
             let item = &source.code[end..behind_fields(&source.code, end)];
-            let has_cause = ["#[from]", "#[source]"].iter().any(|mark| item.contains(mark));
-            let unnamed = has_cause && !item.contains('{') && message.contains("{0");
-            if message.contains("{source") || unnamed {
+            let numbered = cause_index(item).is_some_and(|n| message.contains(&format!("{{{n}")));
+            if message.contains("{source") || numbered {
                 let message = "the message repeats its cause; say only what this level knows";
                 found.push(Finding::at(&source.path, source.line_of(offset), message));
             }
         }
     }
     found
+}
+
+/// Which field of a tuple is the cause, if one is.
+fn cause_index(item: &str) -> Option<usize> {
+    let open = item.find(['(', '{', ';', ','])?;
+    let fields = item[open..].strip_prefix('(')?;
+    let mark = ["#[from]", "#[source]"].iter().find_map(|mark| fields.find(mark))?;
+    let mut index = 0;
+    let mut at = 0;
+    while at < mark {
+        match fields.as_bytes()[at] {
+            b'(' | b'[' | b'{' => at = behind_closing(fields, at),
+            byte => {
+                index += usize::from(byte == b',');
+                at += 1;
+            }
+        }
+    }
+    Some(index)
 }
 
 /// The offset behind the fields of the variant or struct at `at`.
@@ -109,7 +127,10 @@ pub fn nothing_unused(tree: &Tree) -> Vec<Finding> {
             for (offset, _) in source.code.match_indices(start) {
                 let end = behind_closing(&source.code, offset + start.len() - 1);
                 let inside = &source.code[offset..end];
-                let unused = ["dead_code", "unused"].iter().any(|lint| inside.contains(lint));
+                // Clippy's lints of such names are about something else.
+                let unused = inside.split(|c| !is_word(c) && c != ':').any(|lint| {
+                    lint == "dead_code" || lint == "unused" || lint.starts_with("unused_")
+                });
                 let is_attribute = source.code[..offset].trim_end().ends_with(['[', ',']);
                 if is_attribute && unused && !source.is_test(offset) {
                     let message = "delete what nothing uses; history belongs to git";
@@ -157,6 +178,8 @@ mod tests {
         assert_eq!(found(own_level, "enum E { #[error(\"a: {0}\")] A(#[from] B) }"), 1);
         assert_eq!(found(own_level, "enum E { #[error(\"a: {source}\")] A { source: B } }"), 1);
         assert_eq!(found(own_level, "enum E { #[error(\"a {0}\")] A(u8), C(#[from] B) }"), 0);
+        assert_eq!(found(own_level, "enum E { #[error(\"a {0}\")] A(u8, #[source] B) }"), 0);
+        assert_eq!(found(own_level, "enum E { #[error(\"a {1}\")] A(u8, #[source] B) }"), 1);
         assert_eq!(found(own_level, "enum E { #[error(\"a\")] A(#[source] B) }"), 0);
         assert_eq!(found(own_level, "#[error(\"a {0}\")] struct A(u8);"), 0);
     }
@@ -180,6 +203,7 @@ mod tests {
         assert_eq!(found(nothing_unused, "#![expect(unused_imports, reason = \"b\")]"), 1);
         assert_eq!(found(nothing_unused, "#[cfg_attr(b, allow(unused))]\nfn a() {}"), 1);
         assert_eq!(found(nothing_unused, "fn a() { b.expect(unused); }"), 0);
+        assert_eq!(found(nothing_unused, "#[expect(clippy::unused_self)]\nfn a() {}"), 0);
     }
 
     #[test]

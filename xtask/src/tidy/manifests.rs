@@ -15,6 +15,14 @@ pub struct Manifest {
     table: toml::Table,
 }
 
+impl Manifest {
+    /// Whether the crate belongs to this workspace: a fuzz target is one of its
+    /// own, because it needs another compiler.
+    pub fn is_member(&self) -> bool {
+        !self.table.contains_key("workspace")
+    }
+}
+
 /// A dependency as the manifest names it.
 pub struct Dependency {
     /// The name on the left.
@@ -52,7 +60,7 @@ pub fn shared_lints(tree: &Tree) -> Vec<Finding> {
     let message = "add `[lints]` with `workspace = true`";
     members(tree)
         .iter()
-        .filter(|manifest| is_member(manifest) && !takes_them(manifest))
+        .filter(|manifest| manifest.is_member() && !takes_them(manifest))
         .map(|manifest| Finding::whole(&manifest.path, message))
         .collect()
 }
@@ -60,7 +68,7 @@ pub fn shared_lints(tree: &Tree) -> Vec<Finding> {
 /// Dependencies with a version of their own.
 pub fn shared_versions(tree: &Tree) -> Vec<Finding> {
     let mut found = Vec::new();
-    for manifest in members(tree).iter().filter(|manifest| is_member(manifest)) {
+    for manifest in members(tree).iter().filter(|manifest| manifest.is_member()) {
         for dependency in manifest.dependencies.iter().filter(|dependency| !dependency.shared) {
             let name = &dependency.name;
             let message = format!("{name}: its version belongs into the root's Cargo.toml");
@@ -101,12 +109,6 @@ fn shared(tree: &Tree) -> Vec<String> {
     let shared = root.as_ref().and_then(|root| root.get("workspace")?.get("dependencies"));
     let shared = shared.and_then(toml::Value::as_table);
     shared.map(|table| table.keys().cloned().collect()).unwrap_or_default()
-}
-
-/// Whether a crate belongs to this workspace: a fuzz target is one of its own,
-/// because it needs another compiler.
-fn is_member(manifest: &Manifest) -> bool {
-    !manifest.table.contains_key("workspace")
 }
 
 #[cfg(test)]
