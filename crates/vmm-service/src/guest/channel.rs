@@ -24,7 +24,7 @@ use super::state::GuestState;
 
 /// The first wait before another try to connect: at a VM's start the socket is
 /// there before the daemon is told, so a failure means that QEMU is going.
-const FIRST_RETRY: Duration = Duration::from_millis(50);
+pub(super) const FIRST_RETRY: Duration = Duration::from_millis(50);
 
 /// The longest wait between two tries. A connect to a unix socket costs next to
 /// nothing, and a guest must not wait long for the host.
@@ -63,6 +63,8 @@ impl Default for Signals {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     pub(super) heartbeat: Duration,
+    /// The first wait before another try to connect.
+    pub(super) retry: Duration,
     pub(super) bytes: Rate,
     pub(super) messages: Rate,
 }
@@ -110,13 +112,12 @@ impl Channel {
     /// same VM's earlier attachment, which ends first: the hypervisor lets
     /// only one client in.
     pub(super) async fn run(mut self, previous: Option<JoinHandle<()>>) {
-        if let Some(Err(error)) = match previous {
-            Some(previous) => Some(previous.await),
-            None => None,
-        } {
+        if let Some(previous) = previous
+            && let Err(error) = previous.await
+        {
             tracing::error!(%error, "A channel's task ended badly.");
         }
-        let mut retry = FIRST_RETRY;
+        let mut retry = self.pace.retry;
         loop {
             let connected = tokio::select! {
                 biased;
@@ -126,7 +127,7 @@ impl Channel {
             match connected {
                 Ok(stream) => {
                     if self.serve(&stream).await {
-                        retry = FIRST_RETRY;
+                        retry = self.pace.retry;
                     }
                     drop(stream);
                     self.session.renew();

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use vmm_api::guest::{Guest, GuestSummary};
 
 use super::budget;
-use super::channel::{Channel, Pace, Signals};
+use super::channel::{Channel, FIRST_RETRY, Pace, Signals};
 use super::session::Order;
 use super::state::GuestState;
 use crate::events::EventBus;
@@ -93,7 +93,12 @@ impl Hub {
         let heartbeat = Duration::from_secs(DEFAULT_HEARTBEAT_S.into());
         Self::with_pace(
             events,
-            Pace { heartbeat, bytes: budget::BYTES, messages: budget::MESSAGES },
+            Pace {
+                heartbeat,
+                retry: FIRST_RETRY,
+                bytes: budget::BYTES,
+                messages: budget::MESSAGES,
+            },
         )
     }
 
@@ -320,5 +325,7 @@ fn result(name: &str, outcome: Outcome) -> Result<Value, CommandError> {
     }
 }
 
+#[cfg(test)]
+mod fake;
 #[cfg(test)]
 mod tests;
