@@ -9,6 +9,7 @@ use super::{Finding, manifests};
 /// programs are on no right side: a program depends on no other program.
 const CRATES: &[(&str, &[&str])] = &[
     ("guest-protocol", &[]),
+    ("guest-protocol-fuzz", &["guest-protocol"]),
     ("vmm-api", &["guest-protocol"]),
     ("infiniservice", &["guest-protocol"]),
     ("vmm-service", &["guest-protocol", "vmm-api"]),

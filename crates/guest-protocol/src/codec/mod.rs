@@ -181,7 +181,8 @@ impl Decoder {
                         .take_while(|&&byte| is_whitespace(byte))
                         .count();
                     self.start += white;
-                    self.count_steps(white + 1);
+                    #[cfg(test)]
+                    self.count(white + 1);
                     self.begin(*self.buffer.get(self.start)?)
                 }
                 Scan::Object => {
@@ -189,7 +190,8 @@ impl Decoder {
                     let to = self.buffer.len().min(self.start + self.max_bytes);
                     let progress = self.structure.run(&self.buffer[from..to]);
                     let taken = self.structure.taken();
-                    self.count_steps(self.start + taken - from + 1);
+                    #[cfg(test)]
+                    self.count(self.start + taken - from + 1);
                     match progress {
                         Progress::Open if taken < self.max_bytes => return None,
                         Progress::Open => self.give_up(Discard::TooLong),
@@ -268,7 +270,8 @@ impl Decoder {
             None => (rest.len(), false),
         };
         self.start += skipped;
-        self.count_steps(skipped + 1);
+        #[cfg(test)]
+        self.count(skipped + 1);
         let dropped = dropped + skipped;
         if ended {
             self.scan = Scan::Between;
@@ -292,13 +295,4 @@ impl Decoder {
         self.buffer.shrink_to(RETAINED_BYTES);
         self.start = 0;
     }
-
-    #[cfg(test)]
-    fn count_steps(&mut self, steps: usize) {
-        self.steps += steps;
-    }
-
-    #[cfg(not(test))]
-    #[expect(clippy::unused_self, reason = "only the tests count")]
-    fn count_steps(&mut self, _steps: usize) {}
 }

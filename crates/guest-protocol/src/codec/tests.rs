@@ -1,3 +1,6 @@
+//! What the decoder promises, as examples and as properties. Apart from it
+//! because the promises are longer than the code that keeps them.
+
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -86,6 +89,14 @@ fn a_line_ten_thousand_deep_is_one_refusal_and_the_next_object_comes_out() {
 fn depth_thirty_two_passes() {
     let text = format!("{{\"a\":{}{}}}", "[".repeat(31), "]".repeat(31));
     assert_eq!(decode(text.as_bytes()), [object(&text)]);
+}
+
+impl Decoder {
+    /// Counts how often bytes are looked at: work is bounded in looks, which
+    /// are the same on every machine, and not in time.
+    pub(super) fn count(&mut self, looks: usize) {
+        self.steps += looks;
+    }
 }
 
 /// The decoder promises less than this between feeds.

@@ -1,3 +1,6 @@
+//! What is read as a message and what is refused, and how. Apart from the
+//! parser because the cases are longer than it is.
+
 use serde_json::json;
 
 use super::*;
