@@ -11,10 +11,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::net::sockopt::socket_peercred;
 
 use crate::build::HostPrograms;
-use crate::program::privileged;
+use crate::program::{output, privileged};
 use crate::wait;
 
 /// How long the daemon may take to answer: probing the accelerator may boot a
@@ -153,9 +153,7 @@ impl Daemon {
     /// # Errors
     /// When it does not end in time (it is killed then) or fails.
     pub fn stop(mut self) -> Result<Settings> {
-        let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.context("the daemon has no process id")?, Signal::TERM)
-            .context("cannot ask the daemon to end")?;
+        terminate(self.process.id())?;
         let status =
             wait::until("the daemon's end", STOP_LIMIT, || Ok(self.process.try_wait()?))
                 .with_context(|| format!("its log ends with:\n{}", self.settings.log_tail()))?;
@@ -163,6 +161,11 @@ impl Daemon {
             bail!("the daemon failed ({status}); its log ends with:\n{}", self.settings.log_tail());
         }
         Ok(self.settings.clone())
+    }
+
+    /// Leaves it running when this program ends.
+    pub fn leave(self) {
+        std::mem::forget(self);
     }
 
     fn wait_until_healthy(&mut self) -> Result<()> {
@@ -183,6 +186,32 @@ impl Drop for Daemon {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Ends the daemon that an earlier run left behind, if one listens on the
+/// socket of these settings.
+///
+/// # Errors
+/// When it does not end in time.
+pub fn end_earlier(settings: &Settings) -> Result<()> {
+    let socket = settings.socket();
+    let Ok(stream) = UnixStream::connect(&socket) else { return Ok(()) };
+    // Who listens there is asked of the kernel: a file with a process id would
+    // name somebody else after a reboot.
+    let peer = socket_peercred(&stream).context("cannot see who listens on the daemon's socket")?;
+    drop(stream);
+    terminate(peer.pid.as_raw_nonzero().get().unsigned_abs())?;
+    wait::until("the earlier daemon's end", STOP_LIMIT, || {
+        Ok(UnixStream::connect(&socket).is_err().then_some(()))
+    })
+}
+
+/// Asks a process to end. By a shell, whose builtin is there on every system:
+/// whoever needs sudo to start the daemon needs it to end the daemon, too.
+fn terminate(pid: u32) -> Result<()> {
+    output(privileged("sh", &[]).args(["-c", "kill -TERM \"$1\"", "kill", &pid.to_string()]))
+        .map(drop)
+        .context("cannot ask the daemon to end")
 }
 
 /// One `GET /health`, spelled out: it needs no HTTP client.

@@ -3,6 +3,7 @@
 
 mod bench;
 mod check;
+mod demo;
 mod deny;
 mod e2e;
 mod steps;
@@ -29,6 +30,7 @@ enum Command {
     Tidy(tidy::Args),
     Test(test::Args),
     E2e(e2e::Args),
+    Demo(demo::Args),
     Bench(bench::Args),
 }
 
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Tidy(args) => tidy::run(&args),
         Command::Test(args) => test::run(&args),
         Command::E2e(args) => e2e::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match outcome {
