@@ -2,7 +2,9 @@
 //! peer and ours in turn, so that a slow machine slows both; nothing here is
 //! asserted. `cargo xtask bench NAME` builds what is measured and runs this.
 
+mod agent_memory;
 mod command_latency;
+mod guest;
 mod guest_wire;
 mod peers;
 mod results;
@@ -33,6 +35,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Benchmark {
+    /// What an agent holds in a guest: infiniservice, qemu-ga and node_exporter.
+    AgentMemory,
     /// guest-ping round trips: raw echo, qemu-ga and infiniservice.
     CommandLatency,
     /// The raw echo that command-latency measures against; not for people.
@@ -46,6 +50,10 @@ enum Benchmark {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     match args.benchmark {
+        Benchmark::AgentMemory => {
+            agent_memory::run(&args.programs.join("vmm-service"), &args.agent)
+                .context("agent-memory did not finish")
+        }
         Benchmark::CommandLatency => {
             command_latency::run(&args.agent).context("command-latency did not finish")
         }

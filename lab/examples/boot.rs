@@ -23,7 +23,12 @@ fn main() -> Result<()> {
     let folder = tree.cache().join("by-hand");
     std::fs::create_dir_all(&folder)?;
     let initrd = folder.join("initrd");
-    let contents = lab::guest::Contents { kernel: &kernel, agent: agent.as_deref(), programs: &[] };
+    let contents = lab::guest::Contents {
+        kernel: &kernel,
+        agent: agent.as_deref(),
+        programs: &[],
+        files: &[],
+    };
     lab::guest::build(&contents, &initrd)?;
     let disk = folder.join("disk.raw");
     std::fs::File::create(&disk)?.set_len(64 << 20)?;
@@ -36,6 +41,7 @@ fn main() -> Result<()> {
         accelerator: Accelerator::Tcg,
         network: true,
         disk: Some(&disk),
+        ports: &[],
     };
     let mut guest = Guest::start(&boot, &folder)?;
     guest.wait_for_console(lab::guest::USERSPACE_IS_UP, BOOT_LIMIT)?;

@@ -3,6 +3,7 @@
 //! it is made in milliseconds, and a guest boots from it in seconds even when
 //! its processor is emulated.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -68,8 +69,12 @@ pub struct Contents<'a> {
     pub kernel: &'a Kernel,
     /// The static agent; without one the guest has none.
     pub agent: Option<&'a Path>,
-    /// Further static programs, which go to `/usr/bin` under their own names.
+    /// Further programs, which go to `/usr/bin` under their own names; one that
+    /// needs libraries brings them along.
     pub programs: &'a [PathBuf],
+    /// Further files: name, permissions, contents. One that has the name of a
+    /// file of the lab takes its place.
+    pub files: &'a [(&'a str, u32, &'a str)],
 }
 
 /// Writes the guest's initial RAM file system to `to`, whole or not at all.
@@ -104,11 +109,52 @@ fn write(contents: &Contents<'_>, archive: &mut Writer<Vec<u8>>) -> Result<()> {
     if let Some(agent) = contents.agent {
         program(archive, "usr/bin/infiniservice", agent)?;
     }
-    for path in contents.programs {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        program(archive, &format!("usr/bin/{name}"), path)?;
+    with_libraries(archive, contents.programs)?;
+    for (name, permissions, text) in contents.files {
+        if let Some(folder) = Path::new(name).parent().and_then(Path::to_str)
+            && !FOLDERS.contains(&folder)
+        {
+            archive.directory(folder)?;
+        }
+        archive.file(name, *permissions, text.as_bytes())?;
     }
     Ok(())
+}
+
+/// Programs that may be dynamic, and every library that any of them needs, at
+/// the paths where the loader looks for them.
+fn with_libraries(archive: &mut Writer<Vec<u8>>, programs: &[PathBuf]) -> Result<()> {
+    let mut libraries = BTreeSet::new();
+    for path in programs {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        archive.file(&format!("usr/bin/{name}"), 0o755, &read(path)?)?;
+        if !is_static(path)? {
+            let listed = output(Command::new("ldd").arg(path))?;
+            let listed = String::from_utf8_lossy(&listed).into_owned();
+            libraries.extend(listed.split_whitespace().filter(is_path).map(str::to_owned));
+        }
+    }
+    let mut folders = BTreeSet::new();
+    for library in &libraries {
+        for folder in Path::new(library).ancestors().skip(1) {
+            folders.insert(folder.to_string_lossy().trim_start_matches('/').to_owned());
+        }
+    }
+    // Sorted, so that a folder comes before what lies in it.
+    for folder in
+        folders.iter().filter(|name| !name.is_empty() && !FOLDERS.contains(&name.as_str()))
+    {
+        archive.directory(folder)?;
+    }
+    for library in &libraries {
+        archive.file(library.trim_start_matches('/'), 0o755, &read(Path::new(library))?)?;
+    }
+    Ok(())
+}
+
+/// Tells the paths in ldd's output from its arrows, names and addresses.
+fn is_path(word: &&str) -> bool {
+    word.starts_with('/')
 }
 
 /// busybox under all the names that it answers to, and as PID 1.

@@ -38,6 +38,8 @@ pub struct Boot<'a> {
     pub network: bool,
     /// A raw disk.
     pub disk: Option<&'a Path>,
+    /// Names of further ports; the host's end of each is a socket of that name.
+    pub ports: &'a [&'a str],
 }
 
 /// A running guest. It dies with this value.
@@ -116,9 +118,15 @@ impl Guest {
     /// # Errors
     /// When QEMU does not listen within [`BOOT_LIMIT`].
     pub fn channel(&self) -> Result<UnixStream> {
-        let path = channel_path(&self.folder);
+        let path = self.channel_path();
         wait::until("the channel's socket", BOOT_LIMIT, || Ok(UnixStream::connect(&path).ok()))
             .with_context(|| self.last_words())
+    }
+
+    /// The path of the host's end of the agent's channel.
+    #[must_use]
+    pub fn channel_path(&self) -> PathBuf {
+        channel_path(&self.folder)
     }
 
     /// The path of QEMU's control socket, which speaks QMP.
@@ -187,6 +195,10 @@ pub fn arguments(boot: &Boot<'_>, folder: &Path) -> Vec<OsString> {
     option("-device", "virtio-serial-pci".into());
     option("-chardev", socket("channel", &channel_path(folder)));
     option("-device", format!("virtserialport,chardev=channel,name={PORT_NAME}").into());
+    for (index, name) in boot.ports.iter().enumerate() {
+        option("-chardev", socket(&format!("port{index}"), &folder.join(name)));
+        option("-device", format!("virtserialport,chardev=port{index},name={name}").into());
+    }
     if boot.network {
         option("-netdev", "user,id=net0,restrict=on".into());
         option("-device", "virtio-net-pci,netdev=net0".into());
