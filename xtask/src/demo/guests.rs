@@ -44,7 +44,10 @@ impl Guests {
     pub fn prepare(settings: &Settings, kernel: &Kernel, agent: &Path) -> Result<Self> {
         let folder = &settings.folder;
         let initrd = folder.join("initrd");
-        guest::build(&guest::Contents { kernel, agent: Some(agent), programs: &[] }, &initrd)?;
+        guest::build(
+            &guest::Contents { kernel, agent: Some(agent), programs: &[], files: &[] },
+            &initrd,
+        )?;
         let specs = NAMES
             .iter()
             .map(|name| {
