@@ -77,8 +77,13 @@ pub(crate) enum Command {
     Info(One),
     /// Show what a VM's guest tells about itself.
     Guest(One),
+    /// Watch VMs live. `q` leaves.
+    #[command(visible_alias = "top")]
+    Watch(Watch),
     /// Print a VM's console log.
     Log(Log),
+    /// Print what happens, as it happens.
+    Events(Events),
     /// Print the completion script of a shell.
     Completions {
         /// The shell.
@@ -194,10 +199,32 @@ pub(crate) struct One {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// Only these VMs; all when none is named.
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Print the table anew every so many seconds instead of redrawing it.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) interval: Option<u64>,
+    /// Print the table so many times, then leave.
+    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Log {
     /// Name or id of a VM.
     pub(crate) name: String,
     /// Only the last so many lines.
     #[arg(short = 'n', long, value_name = "LINES")]
     pub(crate) lines: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Only of this VM.
+    pub(crate) name: Option<String>,
+    /// Begin after this event, as `-o json` names it.
+    #[arg(long, value_name = "ID")]
+    pub(crate) since: Option<vmm_api::event::EventId>,
 }

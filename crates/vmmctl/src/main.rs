@@ -4,6 +4,7 @@
 mod cli;
 mod commands;
 mod failure;
+mod fleet;
 mod output;
 mod render;
 mod sys;

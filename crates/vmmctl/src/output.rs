@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::cli::Format;
 use crate::failure::Failure;
+use crate::render::sanitize::visible_json;
 use crate::render::text::Text;
 use crate::sys;
 
@@ -62,16 +63,14 @@ impl Output {
 
     /// Prints one document, indented.
     pub(crate) fn document(self, value: &impl Serialize) -> Result<(), Failure> {
-        let mut json = serde_json::to_vec_pretty(value).map_err(io::Error::from)?;
-        json.push(b'\n');
-        self.raw(&json)
+        let json = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
+        self.raw(format!("{}\n", visible_json(&json)).as_bytes())
     }
 
     /// Prints one object of several, on a line of its own.
     pub(crate) fn json_line(self, value: &impl Serialize) -> Result<(), Failure> {
-        let mut json = serde_json::to_vec(value).map_err(io::Error::from)?;
-        json.push(b'\n');
-        self.raw(&json)
+        let json = serde_json::to_string(value).map_err(io::Error::from)?;
+        self.raw(format!("{}\n", visible_json(&json)).as_bytes())
     }
 
     /// Prints bytes as they are.

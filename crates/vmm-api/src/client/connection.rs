@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{HOST, HeaderMap, HeaderValue};
+use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue};
 use hyper::{Method, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -61,6 +61,7 @@ impl Connection {
             .map_err(|error| Error::Protocol(format!("the request is not HTTP: {error}")))?;
         *head.headers_mut() = request.headers;
         head.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
+        head.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         let sent = self.sender.send_request(head);
         self.driver.alongside(sent).await.map_err(lost)
     }

@@ -4,11 +4,13 @@ mod act;
 mod completions;
 mod create;
 mod delete;
+mod events;
 mod guest;
 mod info;
 mod list;
 mod log;
 mod man;
+mod watch;
 
 use vmm_api::client::Client;
 
@@ -40,6 +42,8 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), Failure> {
         Command::Info(one) => info::run(&client, output, &one).await,
         Command::Guest(one) => guest::run(&client, output, &one).await,
         Command::Log(arguments) => log::run(&client, output, &arguments).await,
+        Command::Watch(arguments) => watch::run(&client, output, arguments).await,
+        Command::Events(arguments) => events::run(&client, output, arguments).await,
         Command::Completions { shell } => completions::run(output, shell),
         Command::Man { folder } => man::run(output, folder.as_deref()),
     }

@@ -254,7 +254,7 @@ fn boot(guest: &Guest) -> Table {
 }
 
 /// What more a stage says: a text as it is, an object's values by their keys.
-fn detail(value: &serde_json::Value) -> String {
+pub(crate) fn detail(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::String(text) => text.clone(),
         serde_json::Value::Object(fields) => {

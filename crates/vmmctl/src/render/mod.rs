@@ -1,9 +1,11 @@
 //! How things look: pure functions from values to text, without I/O.
 
 pub(crate) mod bar;
+pub(crate) mod event;
 pub(crate) mod guest;
 pub(crate) mod sanitize;
 pub(crate) mod table;
 pub(crate) mod text;
 pub(crate) mod units;
 pub(crate) mod vm;
+pub(crate) mod watch;

@@ -70,6 +70,24 @@ pub(crate) fn without_colours(text: &str) -> String {
     plain
 }
 
+/// The same JSON with every character that would act on a terminal in its
+/// strings written as `\u` and four digits.
+pub(crate) fn visible_json(json: &str) -> String {
+    let mut visible = String::with_capacity(json.len());
+    for character in json.chars() {
+        // Between the strings of a document there is no other than the line
+        // feeds and spaces of its layout.
+        if character == '\n' || is_ordinary(character) {
+            visible.push(character);
+            continue;
+        }
+        for unit in character.encode_utf16(&mut [0; 2]) {
+            write!(visible, "\\u{unit:04x}").expect("a String takes all");
+        }
+    }
+    visible
+}
+
 fn is_ordinary(character: char) -> bool {
     !character.is_control() && !is_invisible(character)
 }
@@ -174,6 +192,15 @@ mod tests {
         fn clean_text_stays_as_it_is(text in "\\PC{0,64}", max in 0usize..80) {
             let once = sanitize(&text, max);
             prop_assert_eq!(sanitize(&once, max), once);
+        }
+
+        #[test]
+        fn json_stays_the_same_json(text in "(\\PC|\\pC|\\pM|[\u{0}-\u{9f}]){0,32}") {
+            let json = serde_json::to_string_pretty(&vec![&text]).unwrap();
+            let visible = visible_json(&json);
+            prop_assert!(visible.chars().all(|c| c == '\n' || is_ordinary(c)));
+            let back: Vec<String> = serde_json::from_str(&visible).unwrap();
+            prop_assert_eq!(&back[0], &text);
         }
 
         #[test]

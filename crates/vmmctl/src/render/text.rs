@@ -76,6 +76,18 @@ impl Text {
         self
     }
 
+    /// Without spaces at its end.
+    pub(crate) fn trimmed(mut self) -> Self {
+        while let Some((_, last)) = self.pieces.last_mut() {
+            last.truncate(last.trim_end_matches(' ').len());
+            if !last.is_empty() {
+                break;
+            }
+            self.pieces.pop();
+        }
+        self
+    }
+
     /// Columns on a terminal.
     pub(crate) fn width(&self) -> usize {
         self.pieces.iter().flat_map(|(_, text)| text.chars()).map(columns).sum()

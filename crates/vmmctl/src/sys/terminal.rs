@@ -1,4 +1,38 @@
-//! The terminal: its size.
+//! The terminal: its size, a whole screen to draw on, and keys as they are
+//! pressed. Written with rustix alone: what is needed of a terminal here are
+//! five escape sequences and two flags.
+
+#![expect(unsafe_code, reason = "waiting for a descriptor asks for a promise to keep it open")]
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Mutex, Once, PoisonError};
+
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Alternate screen, cursor hidden.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l";
+
+/// Cursor shown, the screen as it was.
+const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+
+/// What a terminal is taken for that does not say how large it is.
+const UNKNOWN_SIZE: Size = Size { columns: 80, rows: 24 };
+
+/// The terminal's settings from before, while a [`Screen`] lives. Static, for
+/// the panic hook has to find them.
+static BEFORE: Mutex<Option<Before>> = Mutex::new(None);
+
+/// What has to be restored.
+struct Before {
+    /// Absent when input is no terminal and was left alone.
+    settings: Option<Termios>,
+}
 
 /// How large the terminal is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,10 +43,164 @@ pub(crate) struct Size {
 
 /// The size of the terminal that output or error goes to, if one does.
 pub(crate) fn size() -> Option<Size> {
-    let size = rustix::termios::tcgetwinsize(std::io::stdout())
-        .or_else(|_| rustix::termios::tcgetwinsize(std::io::stderr()))
-        .ok()?;
+    let size = tcgetwinsize(io::stdout()).or_else(|_| tcgetwinsize(io::stderr())).ok()?;
     let (columns, rows) = (usize::from(size.ws_col), usize::from(size.ws_row));
     // A serial line says 0 by 0: unknown.
     (columns > 0 && rows > 0).then_some(Size { columns, rows })
+}
+
+/// The whole screen, until this is dropped or the program panics.
+pub(crate) struct Screen {}
+
+impl Screen {
+    pub(crate) fn enter() -> io::Result<Self> {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let tell = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |panic| {
+                restore();
+                tell(panic);
+            }));
+        });
+        let mut settings = None;
+        if io::stdin().is_terminal() {
+            let before = tcgetattr(io::stdin())?;
+            tcsetattr(io::stdin(), OptionalActions::Flush, &unbuffered(before.clone()))?;
+            settings = Some(before);
+        }
+        *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(Before { settings });
+        let screen = Self {};
+        write(ENTER)?;
+        Ok(screen)
+    }
+
+    pub(crate) fn size(&self) -> Size {
+        size().unwrap_or(UNKNOWN_SIZE)
+    }
+
+    /// Replaces what is shown. Lines must not be wider than the screen.
+    pub(crate) fn draw(&mut self, lines: &[String]) -> io::Result<()> {
+        // Held back by the terminal until the frame is whole, where it can.
+        let mut frame = String::from("\x1b[?2026h\x1b[H");
+        for (index, line) in lines.iter().enumerate() {
+            if index > 0 {
+                frame.push_str("\r\n");
+            }
+            // Cleared first: after a full line the cursor stands upon its last
+            // character, which clearing to the end would take away.
+            frame.push_str("\x1b[2K");
+            frame.push_str(line);
+        }
+        if lines.len() < self.size().rows {
+            frame.push_str("\r\n\x1b[J");
+        }
+        frame.push_str("\x1b[?2026l");
+        write(&frame)
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Keys at once and unseen. Ctrl-C still interrupts; what would stop or kill
+/// the program without a chance to restore the screen does nothing.
+fn unbuffered(mut settings: Termios) -> Termios {
+    settings.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
+    settings.special_codes[SpecialCodeIndex::VSUSP] = 0;
+    settings.special_codes[SpecialCodeIndex::VQUIT] = 0;
+    // A read returns at once with what there is, if only nothing.
+    settings.special_codes[SpecialCodeIndex::VMIN] = 0;
+    settings.special_codes[SpecialCodeIndex::VTIME] = 0;
+    settings
+}
+
+/// Puts the terminal back as it was. Idempotent; when it fails the terminal is
+/// gone.
+fn restore() {
+    let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(before) = before else { return };
+    let _ = write(LEAVE);
+    if let Some(settings) = before.settings {
+        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &settings);
+    }
+}
+
+fn write(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// What somebody wants of a program that fills the screen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// `q`, Ctrl-C, a signal that asks to end, or the terminal's end.
+    Leave,
+    /// The terminal has another size.
+    Resized,
+}
+
+/// Keys and signals.
+pub(crate) struct Input {
+    keys: Option<AsyncFd<OwnedFd>>,
+    resized: Signal,
+    endings: [Signal; 3],
+}
+
+impl Input {
+    pub(crate) fn new() -> io::Result<Self> {
+        let keys = if io::stdin().is_terminal() {
+            Some(watched(io::stdin().as_fd().try_clone_to_owned()?)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            keys,
+            resized: signal(SignalKind::window_change())?,
+            endings: [
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::hangup())?,
+            ],
+        })
+    }
+
+    /// Waits for what is said next. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> io::Result<Said> {
+        let [interrupt, terminate, hangup] = &mut self.endings;
+        tokio::select! {
+            _ = interrupt.recv() => Ok(Said::Leave),
+            _ = terminate.recv() => Ok(Said::Leave),
+            _ = hangup.recv() => Ok(Said::Leave),
+            _ = self.resized.recv() => Ok(Said::Resized),
+            leave = leave_key(self.keys.as_ref()) => leave.map(|()| Said::Leave),
+        }
+    }
+}
+
+fn watched(input: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by what it is put into, which nobody
+    // takes it out of: it stays open and the same until that is dropped.
+    unsafe { AsyncFd::register_with_interest(input, Interest::READABLE) }
+        .map_err(|refused| refused.into_parts().1)
+}
+
+/// Waits for the key that leaves.
+async fn leave_key(keys: Option<&AsyncFd<OwnedFd>>) -> io::Result<()> {
+    let Some(keys) = keys else { return std::future::pending().await };
+    loop {
+        let mut ready = keys.readable().await?;
+        let mut pressed = [0; 64];
+        match rustix::io::read(keys.get_ref(), &mut pressed) {
+            Ok(0) => ready.clear_ready(),
+            Ok(count) if pressed[..count].iter().any(|key| matches!(key, b'q' | b'Q')) => {
+                return Ok(());
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }

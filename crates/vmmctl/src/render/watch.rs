@@ -1,0 +1,193 @@
+//! The live table: one row per VM.
+
+use guest_protocol::facts::Facts;
+use jiff::Timestamp;
+use vmm_api::guest::AgentState;
+use vmm_api::vm::State;
+
+use super::bar::{bar, level};
+use super::guest::uptime;
+use super::table::{Column, Table};
+use super::text::{Style, Text};
+use super::units;
+use super::vm::{agent_where_possible, state};
+use crate::fleet::{Fleet, Member};
+
+/// From how many columns on there is room for bars and whole units.
+const WIDE: usize = 128;
+
+/// How wide a bar is in the wide table.
+const BAR_WIDTH: usize = 10;
+
+/// Block devices that stand on other ones, whose transfers would count twice.
+const STACKED_DEVICES: [&str; 4] = ["dm-", "md", "loop", "zram"];
+
+/// One line that says how the fleet stands.
+pub(crate) fn summary(fleet: &Fleet) -> Text {
+    let members = fleet.sorted();
+    let mut text = Text::styled(Style::Strong, units::count(members.len(), "VM", "VMs"));
+    let kinds: [(&[State], Style, &str); 4] = [
+        (&[State::Running], Style::Good, "running"),
+        (&[State::Starting, State::Stopping, State::Deleting], Style::Moving, "changing"),
+        (&[State::Paused], Style::Warning, "paused"),
+        (&[State::Failed], Style::Bad, "failed"),
+    ];
+    for (states, style, word) in kinds {
+        let count = members.iter().filter(|member| states.contains(&member.vm.state)).count();
+        if count > 0 {
+            text = text.and(Style::Plain, "  ").and(style, format!("{count} {word}"));
+        }
+    }
+    let silent = members
+        .iter()
+        .filter(|member| member.is_live() && member.vm.guest.agent == AgentState::Silent)
+        .count();
+    if silent > 0 {
+        let words = units::count(silent, "silent agent", "silent agents");
+        text = text.and(Style::Plain, "  ").and(Style::Bad, words);
+    }
+    text
+}
+
+/// The table.
+pub(crate) fn table(fleet: &Fleet, now: Timestamp, width: Option<usize>) -> Vec<Text> {
+    let wide = width.is_none_or(|width| width >= WIDE);
+    let mut table = Table::new(if wide { wide_columns() } else { narrow_columns() });
+    for member in fleet.sorted() {
+        table.row(row(member, now, wide));
+    }
+    table.lines(width)
+}
+
+fn narrow_columns() -> Vec<Column> {
+    vec![
+        Column::left("NAME").shrinks_to(10),
+        Column::left("STATE"),
+        Column::left("AGENT").importance(20),
+        Column::right("CPU %").importance(90),
+        Column::right("MEMORY").importance(85),
+        Column::right("READ/s").importance(60),
+        Column::right("WRITE/s").importance(60),
+        Column::right("RECV/s").importance(50),
+        Column::right("SEND/s").importance(50),
+        Column::right("UP").importance(30),
+        Column::right("HEARD").importance(95),
+    ]
+}
+
+fn wide_columns() -> Vec<Column> {
+    vec![
+        Column::left("NAME").shrinks_to(10),
+        Column::left("STATE"),
+        Column::left("AGENT").importance(20),
+        Column::left("CPU").importance(12),
+        Column::right("%").importance(90),
+        Column::left("MEMORY").importance(10),
+        Column::right("USED/TOTAL").importance(85),
+        Column::right("READING").importance(60),
+        Column::right("WRITING").importance(60),
+        Column::right("RECEIVING").importance(50),
+        Column::right("SENDING").importance(50),
+        Column::right("UP").importance(30),
+        Column::right("HEARD").importance(95),
+    ]
+}
+
+fn row(member: &Member, now: Timestamp, wide: bool) -> Vec<Text> {
+    let facts = &member.facts;
+    let live = member.is_live();
+    // Numbers of a guest that fell silent are old, and look old.
+    let stale = member.vm.guest.agent == AgentState::Silent;
+    let fresh = |text: Text| match (live, stale) {
+        (false, _) => Text::absent(),
+        (true, true) => Text::styled(Style::Faint, text.to_line(false)),
+        (true, false) => text,
+    };
+    let mut cells = vec![
+        Text::styled(Style::Strong, &member.vm.spec.name),
+        state(member.vm.state),
+        agent_where_possible(&member.vm),
+    ];
+    let cpu = facts.cpu.as_ref().and_then(|cpu| cpu.usage_percent);
+    if wide {
+        cells.push(fresh(cpu.map_or_else(Text::absent, |percent| bar(percent, BAR_WIDTH))));
+    }
+    cells.push(fresh(cpu.map_or_else(Text::absent, |percent| {
+        Text::styled(attention(percent), units::short_percent(percent))
+    })));
+    cells.extend(memory_cells(facts, wide).into_iter().map(fresh));
+    let rates = [
+        disk_rate(facts, |disk| disk.read_bytes_per_second),
+        disk_rate(facts, |disk| disk.written_bytes_per_second),
+        network_rate(facts, |interface| interface.received_bytes_per_second),
+        network_rate(facts, |interface| interface.sent_bytes_per_second),
+    ];
+    cells.extend(rates.map(|rate| fresh(rate_cell(rate, wide))));
+    let up = uptime(facts, member.clock_offset_s, now);
+    cells.push(fresh(up.map_or_else(Text::absent, |up| Text::new(units::short_duration(up)))));
+    cells.push(heard(member, now));
+    cells
+}
+
+/// Used of total, after a bar where there is room for one.
+fn memory_cells(facts: &Facts, wide: bool) -> Vec<Text> {
+    let Some(memory) = &facts.memory else {
+        return vec![Text::absent(); if wide { 2 } else { 1 }];
+    };
+    let used = memory.total_bytes.saturating_sub(memory.available_bytes);
+    let percent = units::share(used, memory.total_bytes);
+    if wide {
+        let text = units::part_of(used, memory.total_bytes);
+        return vec![bar(percent, BAR_WIDTH), Text::styled(attention(percent), text)];
+    }
+    vec![Text::styled(attention(percent), units::short_part_of(used, memory.total_bytes))]
+}
+
+/// Colour only for what deserves it: a table of green numbers is noise.
+fn attention(percent: f64) -> Style {
+    match level(percent) {
+        Style::Good => Style::Plain,
+        other => other,
+    }
+}
+
+fn rate_cell(rate: Option<u64>, wide: bool) -> Text {
+    match rate {
+        None => Text::absent(),
+        Some(0) => Text::styled(Style::Faint, "0"),
+        Some(rate) if wide => Text::new(format!("{}/s", units::bytes(rate))),
+        Some(rate) => Text::new(units::short_bytes(rate)),
+    }
+}
+
+fn heard(member: &Member, now: Timestamp) -> Text {
+    let Some(age) = member.age_s(now).filter(|_| member.is_live()) else { return Text::absent() };
+    let style = match member.vm.guest.agent {
+        AgentState::Silent => Style::Bad,
+        _ => Style::Good,
+    };
+    Text::styled(style, units::short_duration(age))
+}
+
+fn disk_rate(
+    facts: &Facts,
+    rate: impl Fn(&guest_protocol::facts::Disk) -> Option<u64>,
+) -> Option<u64> {
+    let disks = facts.disks.as_ref()?.iter();
+    sum(disks
+        .filter(|(name, _)| !STACKED_DEVICES.iter().any(|stacked| name.starts_with(stacked)))
+        .map(|(_, disk)| rate(disk)))
+}
+
+fn network_rate(
+    facts: &Facts,
+    rate: impl Fn(&guest_protocol::facts::Interface) -> Option<u64>,
+) -> Option<u64> {
+    let interfaces = facts.interfaces.as_ref()?.iter();
+    sum(interfaces.filter(|(name, _)| *name != "lo").map(|(_, interface)| rate(interface)))
+}
+
+/// The sum of those that are known; nothing when none is.
+fn sum(rates: impl Iterator<Item = Option<u64>>) -> Option<u64> {
+    rates.flatten().reduce(u64::saturating_add)
+}
