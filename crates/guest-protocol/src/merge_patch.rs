@@ -165,6 +165,14 @@ mod tests {
     }
 
     #[test]
+    fn every_control_character_measures_what_it_takes_to_write() {
+        for byte in 0..=0x7F_u8 {
+            let value = Value::from(char::from(byte).to_string());
+            assert_eq!(measure(&value).bytes, value.to_string().len(), "{byte:#x}");
+        }
+    }
+
+    #[test]
     fn keys_are_counted_at_all_levels() {
         let value = json!({"a": {"b": 1, "c": [{"d": {}}]}, "e": []});
         assert_eq!(measure(&value).keys, 5);

@@ -59,6 +59,64 @@ fn a_broken_object_costs_no_more_than_itself() {
 }
 
 #[test]
+fn a_broken_object_is_noticed_at_the_first_impossible_byte() {
+    let broken = [
+        "{!",
+        "{1",
+        "{,",
+        "{:",
+        "{]",
+        "{{",
+        "{[",
+        "{\"a\"!",
+        "{\"a\"}",
+        "{\"a\",",
+        "{\"a\"\"",
+        "{\"a\":}",
+        "{\"a\":,",
+        "{\"a\":]",
+        "{\"a\"::",
+        "{\"a\":1:",
+        "{\"a\":1]",
+        "{\"a\":1\"",
+        "{\"a\":1{",
+        "{\"a\":1 2",
+        "{\"a\":1,}",
+        "{\"a\":1,,",
+        "{\"a\":1,1",
+        "{\"a\":1,{",
+        "{\"a\":\"\"\"",
+        "{\"a\":\"\":",
+        "{\"a\":{}1",
+        "{\"a\":[}",
+        "{\"a\":[,",
+        "{\"a\":[:",
+        "{\"a\":[1}",
+        "{\"a\":[1:",
+        "{\"a\":[1,]",
+        "{\"a\":[1,,",
+        "{\"a\":[1,}",
+        "{\"a\":[{]",
+        "{\"a\":[{}}",
+        "{\"a\":[]]",
+        "{\"a\":[\"b\":",
+        "{\"a\":'",
+        "{\"a\":\"\t",
+        "{\"a\":\"\n",
+        "{\"a\":\"\u{1}",
+        "{\"a\":\"\\x",
+        "{\"\\\"\n",
+        "{\"a\":\u{c}",
+        "{\u{0}",
+    ];
+    for text in broken {
+        let mut structure = Structure::new(limits::MAX_DEPTH);
+        assert_eq!(structure.run(text.as_bytes()), Progress::Broken, "{text:?}");
+        assert_eq!(structure.taken(), text.len() - 1, "{text:?}");
+    }
+}
+
+#[test]
 fn the_reset_byte_drops_what_is_open() {
     assert_eq!(
         decode(b"\xFF{\"a\":\n\"x\xFF{}xyz\xFF"),
@@ -174,17 +232,17 @@ fn effort(input: &[u8], feed: usize) -> usize {
 #[test]
 fn hostile_input_costs_no_more_than_the_depth_allows() {
     let deep = [
-        "{\"a\":[\n".repeat(200_000),
-        "{\"a\":\n".repeat(200_000),
-        "{\n\"a\":\n".repeat(200_000),
-        "{\"a\":[\n{\"b\":1},\n".repeat(100_000),
-        "{\"a\":[1,\n2,\n".repeat(100_000),
-        "{\n\"".repeat(300_000),
+        "{\"a\":[\n".repeat(40_000),
+        "{\"a\":\n".repeat(40_000),
+        "{\n\"a\":\n".repeat(40_000),
+        "{\"a\":[\n{\"b\":1},\n".repeat(20_000),
+        "{\"a\":[1,\n2,\n".repeat(20_000),
+        "{\n\"".repeat(60_000),
         // Objects within objects, as deep as may be, and then a long way to
         // the byte that breaks them all.
-        ("{\"a\":\n".repeat(31) + "[" + &"1,\n".repeat(30_000) + "!").repeat(12),
-        ("{\"a\":\n".repeat(31) + "[" + &"{},\n".repeat(500_000)),
-        "{\"a\":[\n".repeat(16) + &"{\"b\":[{}]},\n".repeat(100_000),
+        ("{\"a\":\n".repeat(31) + "[" + &"1,\n".repeat(30_000) + "!").repeat(3),
+        ("{\"a\":\n".repeat(31) + "[" + &"{},\n".repeat(300_000)),
+        "{\"a\":[\n".repeat(16) + &"{\"b\":[{}]},\n".repeat(20_000),
     ];
     for input in deep {
         let bound = limits::MAX_DEPTH + 2;
