@@ -1,6 +1,7 @@
 //! The only build scripting: every command that a developer, CI or a first
 //! visitor runs is a file of this crate, so that all three run the same thing.
 
+mod bare;
 mod bench;
 mod check;
 mod demo;
@@ -31,6 +32,7 @@ enum Command {
     Test(test::Args),
     E2e(e2e::Args),
     Demo(demo::Args),
+    Bare(bare::Args),
     Bench(bench::Args),
 }
 
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::E2e(args) => e2e::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Bare(args) => bare::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match outcome {
