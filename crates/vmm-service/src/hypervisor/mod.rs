@@ -4,6 +4,8 @@
 //! happen; a [`Hypervisor`] starts and finds machines, a [`Machine`] is one that
 //! runs. Implementations: `qemu`, and `simulated` for tests.
 
+pub mod qemu;
+
 use std::path::PathBuf;
 
 use async_trait::async_trait;

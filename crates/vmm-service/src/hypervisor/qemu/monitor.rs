@@ -1,0 +1,453 @@
+//! One task per machine: the only client of its monitor, and the one who sees
+//! the machine and its keeper end.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::super::{Exit, MachineError, MachineEvent, RunState};
+use super::command_line::{AGENT_CHARDEV, AGENT_DEVICE};
+use super::keeper_process;
+use super::machine::{Request, run_state};
+use super::qmp::{Connection, Incoming, QmpError};
+use crate::keeper::records::{self, ExitRecord, Report};
+use crate::sys::process::Pidfd;
+
+/// How many commands may await their answers. A QEMU that answers none gets no
+/// more, so that writing to its socket never waits.
+const MOST_PENDING: usize = 16;
+
+/// How long QEMU may live on after it closed its monitor before that counts as
+/// a lost monitor: it closes it a moment before it ends.
+const ENDING: Duration = Duration::from_secs(1);
+
+/// How long a keeper may take to write down how QEMU ended.
+pub(super) const LAST_RECORD: Duration = Duration::from_secs(5);
+
+/// What happened in the monitor's last moments is read for so long.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
+
+/// How often things are looked at, and how long silence may last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    /// How often the monitor is asked for its status.
+    pub(super) ping: Duration,
+    /// How long it may leave that unanswered.
+    pub(super) silence: Duration,
+    /// How long connecting and greeting may take.
+    pub(super) handshake: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            // Often enough that an operator learns of a hanging machine within
+            // seconds; a thousand machines make 200 small questions a second.
+            ping: Duration::from_secs(5),
+            // Longer than a host's worst swapping or a slow disk's flush.
+            silence: Duration::from_secs(10),
+            handshake: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What a monitor begins with.
+pub(super) struct Setup {
+    pub(super) id: Uuid,
+    pub(super) dir: PathBuf,
+    pub(super) socket: PathBuf,
+    pub(super) connection: Option<Connection>,
+    pub(super) state: RunState,
+    pub(super) qemu: Arc<Pidfd>,
+    /// `None` when it is known to be dead.
+    pub(super) keeper: Option<Pidfd>,
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) events: mpsc::Sender<MachineEvent>,
+    pub(super) timing: Timing,
+}
+
+/// The task's state.
+pub(super) struct Monitor {
+    id: Uuid,
+    dir: PathBuf,
+    socket: PathBuf,
+    connection: Option<Connection>,
+    state: RunState,
+    agent_port: Option<bool>,
+    qemu: AsyncFd<HeldPidfd>,
+    keeper: Option<AsyncFd<Pidfd>>,
+    keeper_is_lost: bool,
+    requests: mpsc::Receiver<Request>,
+    requests_ended: bool,
+    events: mpsc::Sender<MachineEvent>,
+    timing: Timing,
+    pending: HashMap<u64, Pending>,
+    next_id: u64,
+    /// Since when a question about the status has had no answer, and since when
+    /// nothing at all has come.
+    asked: Option<Instant>,
+    heard: Instant,
+    is_lost: bool,
+}
+
+enum Pending {
+    Request(Request),
+    Ping,
+    Chardevs,
+}
+
+struct HeldPidfd(Arc<Pidfd>);
+
+impl std::os::fd::AsRawFd for HeldPidfd {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// The driver let go of the machine: there is nobody to tell anything.
+struct NobodyListens;
+
+type Told = Result<(), NobodyListens>;
+
+enum Step {
+    Said(Result<Incoming, QmpError>),
+    Asked(Option<Request>),
+    QemuEnded,
+    KeeperEnded,
+    Tick,
+    Stop,
+}
+
+impl Monitor {
+    /// Takes hold of everything in `setup`.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot watch the processes.
+    pub(super) fn new(setup: Setup) -> io::Result<Self> {
+        Ok(Self {
+            id: setup.id,
+            dir: setup.dir,
+            socket: setup.socket,
+            connection: setup.connection,
+            state: setup.state,
+            agent_port: None,
+            qemu: AsyncFd::with_interest(HeldPidfd(setup.qemu), Interest::READABLE)?,
+            keeper: setup.keeper.map(watch).transpose()?,
+            keeper_is_lost: false,
+            requests: setup.requests,
+            requests_ended: false,
+            events: setup.events,
+            timing: setup.timing,
+            pending: HashMap::new(),
+            next_id: 1,
+            asked: None,
+            heard: Instant::now(),
+            is_lost: false,
+        })
+    }
+
+    /// Runs until the machine has ended, the driver has let go of it, or the
+    /// daemon shuts down; the machine runs on in the last two.
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        let mut ticks = interval(self.timing.ping);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if self.connection.is_some() {
+            self.ask(Pending::Chardevs, "query-chardev").await;
+        }
+        loop {
+            let step = self.next_step(&mut ticks, &shutdown).await;
+            let told = match step {
+                Step::Stop => return,
+                Step::QemuEnded => return self.finish().await,
+                Step::KeeperEnded => self.replace_keeper().await,
+                Step::Tick => self.tick().await,
+                Step::Asked(Some(request)) => {
+                    let command = request.command;
+                    self.ask(Pending::Request(request), command).await;
+                    Ok(())
+                }
+                Step::Asked(None) => {
+                    self.requests_ended = true;
+                    Ok(())
+                }
+                Step::Said(Ok(incoming)) => self.hear(incoming).await,
+                Step::Said(Err(error)) => self.disconnected(&error).await,
+            };
+            if told.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn next_step(&mut self, ticks: &mut tokio::time::Interval, shutdown: &CancellationToken) -> Step {
+        // In this order: what QEMU said comes before its end.
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => Step::Stop,
+            () = self.events.closed() => Step::Stop,
+            said = hear_from(self.connection.as_mut()) => Step::Said(said),
+            _ = self.qemu.readable() => Step::QemuEnded,
+            () = ended(self.keeper.as_ref()) => Step::KeeperEnded,
+            request = self.requests.recv(), if !self.requests_ended => Step::Asked(request),
+            _ = ticks.tick() => Step::Tick,
+        }
+    }
+
+    async fn tick(&mut self) -> Told {
+        if self.keeper.is_none() {
+            self.replace_keeper().await?;
+        }
+        if self.connection.is_none() {
+            return self.reconnect().await;
+        }
+        match self.asked {
+            Some(since) if since.elapsed() >= self.timing.silence && self.heard < since => {
+                let seconds = self.timing.silence.as_secs();
+                self.lose(format!("the monitor has not answered for {seconds} s")).await
+            }
+            Some(_) => Ok(()),
+            None => {
+                self.asked = Some(Instant::now());
+                self.ask(Pending::Ping, "query-status").await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn ask(&mut self, pending: Pending, command: &'static str) {
+        self.pending.retain(|_, pending| !matches!(pending, Pending::Request(request) if request.answer.is_closed()));
+        let Some(connection) = self.connection.as_mut().filter(|_| self.pending.len() < MOST_PENDING) else {
+            // Who asked waits no longer than until its own deadline; a machine
+            // without a monitor says so at once.
+            if let Pending::Request(request) = pending {
+                let _ = request.answer.send(Err(MachineError::Silent(0)));
+            }
+            return;
+        };
+        let id = self.next_id;
+        self.next_id += 1;
+        self.pending.insert(id, pending);
+        // A connection that cannot be written to cannot be read either, and
+        // that is where it is noticed.
+        let _ = connection.send(id, command, Value::Null).await;
+    }
+
+    async fn hear(&mut self, incoming: Incoming) -> Told {
+        self.heard = Instant::now();
+        if self.is_lost {
+            self.is_lost = false;
+            info!(vm = %self.id, "The machine's monitor answers again.");
+            self.tell(MachineEvent::MonitorBack).await?;
+        }
+        match incoming {
+            Incoming::Event { name, data } => self.event(&name, &data).await,
+            Incoming::Answer(id, answer) => match self.pending.remove(&id) {
+                Some(Pending::Request(request)) => {
+                    let command = request.command.to_owned();
+                    let answer = answer.map_err(|desc| MachineError::Refused { command, desc });
+                    // Who asked may have given up.
+                    let _ = request.answer.send(answer);
+                    Ok(())
+                }
+                Some(Pending::Ping) => {
+                    self.asked = None;
+                    match answer {
+                        Ok(status) => self.now(run_state(&status)).await,
+                        Err(_) => Ok(()),
+                    }
+                }
+                Some(Pending::Chardevs) => match agent_port(&answer.unwrap_or_default()) {
+                    Some(open) => self.port(open).await,
+                    None => Ok(()),
+                },
+                None => Ok(()),
+            },
+        }
+    }
+
+    async fn event(&mut self, name: &str, data: &Value) -> Told {
+        match name {
+            "STOP" => self.now(RunState::Paused).await,
+            "RESUME" => self.now(RunState::Running).await,
+            "RESET" => self.tell(MachineEvent::Reset).await,
+            "SHUTDOWN" => self.tell(MachineEvent::PoweringOff).await,
+            "GUEST_PANICKED" => self.tell(MachineEvent::Panicked).await,
+            "VSERPORT_CHANGE" if data["id"] == AGENT_DEVICE => match data["open"].as_bool() {
+                Some(open) => self.port(open).await,
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    async fn port(&mut self, open: bool) -> Told {
+        if self.agent_port.replace(open) == Some(open) {
+            return Ok(());
+        }
+        self.tell(MachineEvent::AgentPort(open)).await
+    }
+
+    /// Told once for each change, whether it was an event or an answer that
+    /// brought it.
+    async fn now(&mut self, state: RunState) -> Told {
+        if std::mem::replace(&mut self.state, state) == state {
+            return Ok(());
+        }
+        self.tell(match state {
+            RunState::Running => MachineEvent::Resumed,
+            RunState::Paused => MachineEvent::Paused,
+        })
+        .await
+    }
+
+    async fn disconnected(&mut self, error: &QmpError) -> Told {
+        self.connection = None;
+        self.asked = None;
+        self.pending.clear();
+        if timeout(ENDING, self.qemu.readable()).await.is_ok() {
+            // The loop finds it ended.
+            return Ok(());
+        }
+        self.lose(error.to_string()).await
+    }
+
+    async fn lose(&mut self, why: String) -> Told {
+        if std::mem::replace(&mut self.is_lost, true) {
+            return Ok(());
+        }
+        warn!(vm = %self.id, why, "The machine's monitor is lost; the machine may run on.");
+        self.tell(MachineEvent::MonitorLost(why)).await
+    }
+
+    async fn reconnect(&mut self) -> Told {
+        let opening = timeout(self.timing.handshake, Connection::open(&self.socket));
+        let opened = tokio::select! {
+            opened = opening => opened,
+            _ = self.qemu.readable() => return Ok(()),
+        };
+        match opened {
+            Ok(Ok(connection)) => {
+                self.connection = Some(connection);
+                self.ask(Pending::Ping, "query-status").await;
+                self.ask(Pending::Chardevs, "query-chardev").await;
+                self.asked = Some(Instant::now());
+                Ok(())
+            }
+            Ok(Err(error)) => self.lose(error.to_string()).await,
+            Err(_) => self.lose("the monitor does not greet".into()).await,
+        }
+    }
+
+    async fn replace_keeper(&mut self) -> Told {
+        if let Some(keeper) = self.keeper.take() {
+            keeper.get_ref().reap();
+        }
+        if matches!(self.qemu.get_ref().0.has_ended(), Ok(true)) {
+            // It ended because QEMU did; the loop finds that next.
+            return Ok(());
+        }
+        if !std::mem::replace(&mut self.keeper_is_lost, true) {
+            warn!(vm = %self.id, "The machine's keeper died; the machine runs on, and gets a new one.");
+            self.tell(MachineEvent::KeeperLost).await?;
+        }
+        match resume_keeper(self.dir.clone(), self.id).await.and_then(watch) {
+            Ok(keeper) => {
+                self.keeper = Some(keeper);
+                self.keeper_is_lost = false;
+                info!(vm = %self.id, "A new keeper watches the machine.");
+                self.tell(MachineEvent::KeeperBack).await
+            }
+            Err(error) => {
+                // The next tick tries again.
+                warn!(vm = %self.id, %error, "No new keeper could be started.");
+                Ok(())
+            }
+        }
+    }
+
+    /// The machine has ended: says all that is left to say.
+    async fn finish(mut self) {
+        if let Some(mut connection) = self.connection.take() {
+            let deadline = Instant::now() + LAST_EVENTS;
+            while let Ok(Ok(incoming)) = tokio::time::timeout_at(deadline, connection.next()).await {
+                if self.hear(incoming).await.is_err() {
+                    break;
+                }
+            }
+        }
+        self.pending.clear();
+        let exit = how_it_ended(&self.dir, self.keeper.as_ref()).await;
+        // Nobody listens when the driver has let go already.
+        let _ = self.tell(MachineEvent::Exited(exit)).await;
+    }
+
+    async fn tell(&self, event: MachineEvent) -> Told {
+        self.events.send(event).await.map_err(|_| NobodyListens)
+    }
+}
+
+/// How the machine in `dir` ended, once its keeper has written it down.
+pub(super) async fn how_it_ended(dir: &std::path::Path, keeper: Option<&AsyncFd<Pidfd>>) -> Exit {
+    if let Some(keeper) = keeper
+        && timeout(LAST_RECORD, keeper.readable()).await.is_ok()
+    {
+        keeper.get_ref().reap();
+    }
+    recorded_exit(dir).unwrap_or(Exit::Unseen)
+}
+
+/// The exit that a keeper wrote down, if one did.
+pub(super) fn recorded_exit(dir: &std::path::Path) -> Option<Exit> {
+    let record: ExitRecord = records::read(dir, records::EXIT).ok().flatten()?;
+    Some(match record {
+        ExitRecord { status: Some(status), .. } => Exit::Status(status),
+        ExitRecord { signal: Some(signal), .. } => Exit::Signal(signal),
+        ExitRecord { status: None, signal: None } => Exit::Unseen,
+    })
+}
+
+/// Lets the runtime watch for a process's end.
+pub(super) fn watch(pidfd: Pidfd) -> io::Result<AsyncFd<Pidfd>> {
+    AsyncFd::with_interest(pidfd, Interest::READABLE)
+}
+
+/// Starts a keeper that takes over from a dead one.
+pub(super) async fn resume_keeper(dir: PathBuf, id: Uuid) -> io::Result<Pidfd> {
+    let started = tokio::task::spawn_blocking(move || keeper_process::launch(&dir, &format!("{id}-resumed"), true));
+    match started.await.map_err(io::Error::other)?? {
+        (keeper, Report::Runs { .. }) => Ok(keeper),
+        (_, Report::Failed { message, .. }) => Err(io::Error::other(message)),
+    }
+}
+
+async fn hear_from(connection: Option<&mut Connection>) -> Result<Incoming, QmpError> {
+    match connection {
+        Some(connection) => connection.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ended(keeper: Option<&AsyncFd<Pidfd>>) {
+    match keeper {
+        Some(keeper) if keeper.readable().await.is_ok() => {}
+        _ => std::future::pending().await,
+    }
+}
+
+/// Whether the guest has the agent's port open, from `query-chardev`.
+fn agent_port(answer: &Value) -> Option<bool> {
+    let port = answer.as_array()?.iter().find(|chardev| chardev["label"] == AGENT_CHARDEV)?;
+    port["frontend-open"].as_bool()
+}

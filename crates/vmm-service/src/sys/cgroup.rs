@@ -1,0 +1,60 @@
+//! A control group per machine where the host has no systemd: what ends the
+//! daemon's group then does not reach the machine.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The group under which all machines' groups lie.
+const PARENT: &str = "infinibay";
+
+/// Moves this process into a group of its own. `false` when the host offers no
+/// place for it, which costs nothing but the separation.
+///
+/// # Errors
+///
+/// When the host's list of mounts cannot be read.
+pub fn enter(name: &str) -> io::Result<bool> {
+    let Some(group) = path(name)? else { return Ok(false) };
+    let entered = std::fs::create_dir_all(&group).and_then(|()| std::fs::write(group.join("cgroup.procs"), "0"));
+    Ok(entered.is_ok())
+}
+
+/// Removes a machine's group, if it is there and empty.
+///
+/// # Errors
+///
+/// When it is there and could not be removed.
+pub fn remove(name: &str) -> io::Result<()> {
+    let Some(group) = path(name)? else { return Ok(()) };
+    match std::fs::remove_dir(group) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn path(name: &str) -> io::Result<Option<PathBuf>> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    Ok(unified(&mounts).map(|root| root.join(PARENT).join(name)))
+}
+
+/// Where version 2 of the hierarchy is mounted.
+fn unified(mounts: &str) -> Option<&Path> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (_, at, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| Path::new(at))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unified_hierarchy_is_found_beside_the_old_one() {
+        let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n\
+                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        assert_eq!(unified(mounts), Some(Path::new("/sys/fs/cgroup/unified")));
+        assert_eq!(unified("proc /proc proc rw 0 0\n"), None);
+    }
+}

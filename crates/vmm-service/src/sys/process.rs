@@ -1,0 +1,265 @@
+//! Other processes: held by pidfd, identified before they are touched.
+//!
+//! A pid alone names nobody: it is given to another process after the first
+//! one's end. What identifies a process is its start time within one boot of
+//! the host, and a token of ours among its arguments.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use serde::{Deserialize, Serialize};
+
+/// A process, whatever becomes of its number.
+#[derive(Debug)]
+pub struct Pidfd(OwnedFd);
+
+impl Pidfd {
+    /// Takes hold of the process that has this number now. `None` when none
+    /// has.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses for another reason.
+    pub fn open(pid: u32) -> io::Result<Option<Self>> {
+        let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+            return Ok(None);
+        };
+        match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(fd) => Ok(Some(Self(fd))),
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Kills it. `false` when it is dead already.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn kill(&self) -> io::Result<bool> {
+        match rustix::process::pidfd_send_signal(&self.0, Signal::KILL) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::SRCH) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether it has ended. A process that nobody has reaped has ended.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not say.
+    pub fn has_ended(&self) -> io::Result<bool> {
+        let mut poll = [PollFd::new(&self.0, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        Ok(rustix::event::poll(&mut poll, Some(&now))? > 0)
+    }
+
+    /// Frees its entry in the process table if it is a child of ours that has
+    /// ended; nothing otherwise.
+    pub fn reap(&self) {
+        // Not ours, or not ended: both mean that there is nothing to free.
+        let _ = rustix::process::waitid(
+            WaitId::PidFd(self.0.as_fd()),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+        );
+    }
+}
+
+impl AsFd for Pidfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Pidfd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Names one process of one boot of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in clock ticks since the host's boot.
+    pub start_time: u64,
+    /// Which boot.
+    pub boot_id: String,
+}
+
+impl Fingerprint {
+    /// That of a running process.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such process or `/proc` does not say.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        Ok(Self { pid, start_time: stat(pid)?.start_time, boot_id: boot_id()? })
+    }
+
+    /// Whether the process is still there, and whether it is the one whose
+    /// arguments hold `token`.
+    pub fn identify(&self, token: &str) -> Identity {
+        match boot_id() {
+            Ok(now) if now != self.boot_id => return Identity::Gone("the host booted since"),
+            Ok(_) => {}
+            Err(error) => return Identity::Unknown(format!("the host's boot id: {error}")),
+        }
+        let stat = match stat(self.pid) {
+            Ok(stat) => stat,
+            Err(error) if is_absent(&error) => return Identity::Gone("no such process"),
+            Err(error) => return Identity::Unknown(format!("/proc/{}/stat: {error}", self.pid)),
+        };
+        if stat.start_time != self.start_time {
+            return Identity::Gone("the number belongs to a younger process");
+        }
+        if stat.is_dead {
+            return Identity::Gone("it ended and waits to be reaped");
+        }
+        match std::fs::read(format!("/proc/{}/cmdline", self.pid)) {
+            Ok(arguments) if holds(&arguments, token.as_bytes()) => Identity::Match,
+            // A process gives up its arguments a little before it is gone.
+            Ok(arguments) if arguments.is_empty() => {
+                Identity::Unknown(format!("process {} shows no arguments", self.pid))
+            }
+            Ok(_) => Identity::Gone("the process has other arguments"),
+            Err(error) if is_absent(&error) => Identity::Gone("no such process"),
+            Err(error) => Identity::Unknown(format!("/proc/{}/cmdline: {error}", self.pid)),
+        }
+    }
+}
+
+/// Whether a process is the one that was meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// It is, and it lives.
+    Match,
+    /// It is not there any more; why that is known.
+    Gone(&'static str),
+    /// It could not be told. To be treated as alive, and not to be touched.
+    Unknown(String),
+}
+
+/// A process that has `token` among its arguments, if there is one: the search
+/// for a process of which no record was written.
+///
+/// # Errors
+///
+/// When the processes cannot be listed.
+pub fn find(token: &str) -> io::Result<Option<u32>> {
+    for entry in std::fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // One that ended meanwhile is not the one that is looked for.
+        let Ok(arguments) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        if holds(&arguments, token.as_bytes()) {
+            return Ok(Some(pid));
+        }
+    }
+    Ok(None)
+}
+
+/// Identifies this boot of the host.
+///
+/// # Errors
+///
+/// When the kernel does not say.
+pub fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// A path by which this very program can be started again, even after an
+/// upgrade replaced its file.
+pub fn own_program() -> std::path::PathBuf {
+    format!("/proc/{}/exe", std::process::id()).into()
+}
+
+/// Whether this process is root.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+struct Stat {
+    start_time: u64,
+    is_dead: bool,
+}
+
+fn stat(pid: u32) -> io::Result<Stat> {
+    let text = std::fs::read(format!("/proc/{pid}/stat"))?;
+    parse_stat(&text)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the kernel's line has another form"))
+}
+
+/// The program's name is in parentheses and may hold anything, parentheses
+/// too; so fields are counted from the last one.
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    const START_TIME_AFTER_NAME: usize = 19;
+    let end_of_name = text.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(&text[end_of_name + 1..]).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.clone().next()?;
+    let start_time = fields.nth(START_TIME_AFTER_NAME)?.parse().ok()?;
+    Some(Stat { start_time, is_dead: matches!(state, "Z" | "X") })
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+}
+
+fn holds(arguments: &[u8], token: &[u8]) -> bool {
+    !token.is_empty() && arguments.windows(token.len()).any(|window| window == token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper(token: &str) -> std::process::Child {
+        std::process::Command::new("sleep").args(["60", "0", "--"]).arg("0").env("X", token).spawn().unwrap()
+    }
+
+    #[test]
+    fn a_process_is_identified_by_its_start_and_its_token() {
+        let mut child = sleeper("");
+        let print = Fingerprint::of(child.id()).unwrap();
+        assert_eq!(print.identify("60"), Identity::Match);
+        assert!(matches!(print.identify("another-token"), Identity::Gone(_)));
+        let recycled = Fingerprint { start_time: print.start_time - 1, ..print.clone() };
+        assert!(matches!(recycled.identify("60"), Identity::Gone(_)));
+        let rebooted = Fingerprint { boot_id: "another".into(), ..print.clone() };
+        assert!(matches!(rebooted.identify("60"), Identity::Gone(_)));
+
+        let pidfd = Pidfd::open(child.id()).unwrap().unwrap();
+        assert!(!pidfd.has_ended().unwrap());
+        assert!(pidfd.kill().unwrap());
+        let mut poll = [PollFd::new(&pidfd, PollFlags::IN)];
+        rustix::event::poll(&mut poll, None).unwrap();
+        // Dead, and not reaped: dead all the same.
+        assert!(pidfd.has_ended().unwrap());
+        assert!(matches!(print.identify("60"), Identity::Gone(_)));
+        pidfd.reap();
+        assert!(!pidfd.kill().unwrap());
+        assert!(child.wait().is_err(), "reaped already");
+    }
+
+    #[test]
+    fn a_number_that_no_process_can_have_is_nobody() {
+        assert!(Pidfd::open(0).unwrap().is_none());
+        assert!(Pidfd::open(u32::MAX).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_program_named_like_the_kernels_own_line_fools_nobody() {
+        let line = b"7 (a) Z 1 (b) S 1 7 7 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4242 1 1";
+        let stat = parse_stat(line).unwrap();
+        assert_eq!(stat.start_time, 4242);
+        assert!(!stat.is_dead);
+        assert!(parse_stat(b"").is_none());
+        assert!(parse_stat(b"7 (a) S 1").is_none());
+    }
+}
