@@ -2,7 +2,7 @@
 //! runs already.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::Child;
 
@@ -28,7 +28,8 @@ pub(super) struct Logs {
 pub(super) fn start(dir: &Path) -> Result<Kept, KeepError> {
     let folder = lock(dir)?;
     let launch = read_launch(dir)?;
-    cgroup::enter(&launch.group).map_err(KeepError::because("the host's control groups cannot be read"))?;
+    cgroup::enter(&launch.group)
+        .map_err(KeepError::because("the host's control groups cannot be read"))?;
     let logs = Logs {
         console: BoundedLog::begin(dir, records::CONSOLE_LOG, launch.console_log_bytes)
             .map_err(KeepError::because("the console log could not be opened"))?,
@@ -45,17 +46,22 @@ pub(super) fn start(dir: &Path) -> Result<Kept, KeepError> {
     }
     let (read, write) = output_pipe()?;
     let companions = start_companions(&launch, &write, &mut handed)?;
-    let numbers: Vec<_> = handed.iter().map(|fd| fd.as_raw_fd()).collect();
+    let numbers: Vec<_> = handed.iter().map(AsRawFd::as_raw_fd).collect();
     let confinement = Confinement {
         user: &launch.user,
         empty_network: true,
         open_files: launch.open_files,
         descriptors: &numbers,
     };
-    let child = confine::spawn(&launch.program, &launch.arguments, write, &confinement).map_err(|error| {
-        let program = launch.program.display();
-        KeepError { message: format!("{program} could not be started: {error}"), refused: false }
-    })?;
+    let child = confine::spawn(&launch.program, &launch.arguments, write, &confinement).map_err(
+        |error| {
+            let program = launch.program.display();
+            KeepError {
+                message: format!("{program} could not be started: {error}"),
+                refused: false,
+            }
+        },
+    )?;
     // QEMU alone holds them from here: what it lets go must be gone.
     drop(handed);
     let mut kept = settle(&launch.token, folder, dir, child, logs)?;
@@ -71,13 +77,20 @@ pub(super) fn resume(dir: &Path) -> Result<Kept, KeepError> {
     let launch = read_launch(dir)?;
     let mut record: RunRecord = records::read(dir, records::RUN)
         .map_err(KeepError::because(format!("{} could not be read", records::RUN)))?
-        .ok_or_else(|| KeepError::refused(format!("there is no {} to resume from", records::RUN)))?;
+        .ok_or_else(|| {
+            KeepError::refused(format!("there is no {} to resume from", records::RUN))
+        })?;
     // First the hold, then the question: what is identified is what is held.
-    let pidfd = Pidfd::open(record.qemu.pid).map_err(KeepError::because("the process could not be held"))?;
+    let pidfd = Pidfd::open(record.qemu.pid)
+        .map_err(KeepError::because("the process could not be held"))?;
     let (Identity::Match, Some(pidfd)) = (record.qemu.identify(&record.token), pidfd) else {
-        return Err(KeepError::refused(format!("process {} is not this machine any more", record.qemu.pid)));
+        return Err(KeepError::refused(format!(
+            "process {} is not this machine any more",
+            record.qemu.pid
+        )));
     };
-    cgroup::enter(&launch.group).map_err(KeepError::because("the host's control groups cannot be read"))?;
+    cgroup::enter(&launch.group)
+        .map_err(KeepError::because("the host's control groups cannot be read"))?;
     let logs = Logs {
         console: BoundedLog::resume(dir, records::CONSOLE_LOG, launch.console_log_bytes)
             .map_err(KeepError::because("the console log could not be opened"))?,
@@ -89,7 +102,16 @@ pub(super) fn resume(dir: &Path) -> Result<Kept, KeepError> {
     record.keeper = own_fingerprint()?;
     records::write(dir, records::RUN, &record)
         .map_err(KeepError::because(format!("{} could not be written", records::RUN)))?;
-    Ok(Kept { folder, record, child: None, pidfd, console: Some(console), output: None, companions: Vec::new(), logs })
+    Ok(Kept {
+        folder,
+        record,
+        child: None,
+        pidfd,
+        console: Some(console),
+        output: None,
+        companions: Vec::new(),
+        logs,
+    })
 }
 
 fn lock(dir: &Path) -> Result<File, KeepError> {
@@ -104,7 +126,9 @@ fn lock(dir: &Path) -> Result<File, KeepError> {
 fn read_launch(dir: &Path) -> Result<LaunchRecord, KeepError> {
     records::read(dir, records::LAUNCH)
         .map_err(KeepError::because(format!("{} could not be read", records::LAUNCH)))?
-        .ok_or_else(|| KeepError::refused(format!("there is no {} in {}", records::LAUNCH, dir.display())))
+        .ok_or_else(|| {
+            KeepError::refused(format!("there is no {} in {}", records::LAUNCH, dir.display()))
+        })
 }
 
 fn listen(folder: &File, launch: &LaunchRecord) -> Result<Vec<OwnedFd>, KeepError> {
@@ -113,8 +137,11 @@ fn listen(folder: &File, launch: &LaunchRecord) -> Result<Vec<OwnedFd>, KeepErro
         .iter()
         .map(|listener| {
             socket::listen(folder, &listener.name)
-                .and_then(|fd| descriptor::place(fd, listener.number))
-                .map_err(KeepError::because(format!("the socket {} could not be made", listener.name)))
+                .and_then(|fd| descriptor::place(&fd, listener.number))
+                .map_err(KeepError::because(format!(
+                    "the socket {} could not be made",
+                    listener.name
+                )))
         })
         .collect()
 }
@@ -138,7 +165,7 @@ fn open(file: &HandedFile) -> Result<OwnedFd, KeepError> {
             .map_err(KeepError::because(format!("{} could not be copied", file.path.display())))?,
         FileMode::Read | FileMode::ReadWrite => opened.into(),
     };
-    descriptor::place(opened, file.number)
+    descriptor::place(&opened, file.number)
         .map_err(KeepError::because(format!("{} could not be handed over", file.path.display())))
 }
 
@@ -158,12 +185,16 @@ fn start_companions(
     for companion in &launch.companions {
         let failed = |error: std::io::Error| {
             let program = companion.program.display();
-            KeepError { message: format!("{program} could not be started: {error}"), refused: false }
+            KeepError {
+                message: format!("{program} could not be started: {error}"),
+                refused: false,
+            }
         };
         let (ours, theirs) = socket::pair().map_err(failed)?;
         // The number is the same on both sides, and theirs is gone from here
         // before ours takes it.
-        let theirs = descriptor::place(theirs, companion.number).map_err(failed)?;
+        let theirs_placed = descriptor::place(&theirs, companion.number).map_err(failed)?;
+        drop(theirs);
         let confinement = Confinement {
             user: &companion.user,
             empty_network: false,
@@ -171,18 +202,28 @@ fn start_companions(
             descriptors: &[companion.number],
         };
         let output = output.try_clone().map_err(failed)?;
-        children.push(confine::spawn(&companion.program, &companion.arguments, output, &confinement).map_err(failed)?);
-        drop(theirs);
-        handed.push(descriptor::place(ours, companion.number).map_err(failed)?);
+        children.push(
+            confine::spawn(&companion.program, &companion.arguments, output, &confinement)
+                .map_err(failed)?,
+        );
+        drop(theirs_placed);
+        handed.push(descriptor::place(&ours, companion.number).map_err(failed)?);
     }
     Ok(children)
 }
 
 /// Writes down what runs; a machine that could not be found again must not run.
-fn settle(token: &str, folder: File, dir: &Path, mut child: Child, logs: Logs) -> Result<Kept, KeepError> {
+fn settle(
+    token: &str,
+    folder: File,
+    dir: &Path,
+    mut child: Child,
+    logs: Logs,
+) -> Result<Kept, KeepError> {
     let recorded = (|| {
         let qemu = Fingerprint::of(child.id())?;
-        let pidfd = Pidfd::open(child.id())?.ok_or_else(|| std::io::Error::other("the process is gone"))?;
+        let pidfd =
+            Pidfd::open(child.id())?.ok_or_else(|| std::io::Error::other("the process is gone"))?;
         let keeper = Fingerprint::of(std::process::id())?;
         let record = RunRecord { token: token.to_owned(), qemu, keeper };
         records::write(dir, records::RUN, &record)?;
@@ -209,5 +250,6 @@ fn settle(token: &str, folder: File, dir: &Path, mut child: Child, logs: Logs) -
 }
 
 fn own_fingerprint() -> Result<Fingerprint, KeepError> {
-    Fingerprint::of(std::process::id()).map_err(KeepError::because("the keeper could not identify itself"))
+    Fingerprint::of(std::process::id())
+        .map_err(KeepError::because("the keeper could not identify itself"))
 }

@@ -30,7 +30,9 @@ const FAILED: u8 = 1;
 /// Keeps the machine whose folder is `dir` (absolute) until it has ended.
 /// Returns the process's exit status; nothing but it may run in this process.
 pub fn run(dir: &Path, resume: bool) -> u8 {
-    let kept = match sys::session::detach().map_err(KeepError::because("the keeper could not detach itself")) {
+    let kept = match sys::session::detach()
+        .map_err(KeepError::because("the keeper could not detach itself"))
+    {
         Ok(()) if resume => launch::resume(dir),
         Ok(()) => launch::start(dir),
         Err(error) => Err(error),

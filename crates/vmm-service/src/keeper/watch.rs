@@ -32,8 +32,12 @@ pub(super) fn until_the_end(mut kept: Kept) -> io::Result<()> {
             }
             let ready = wait_readable(&fds, None)?;
             let ended = ready.contains(&0);
-            let streams: Vec<_> =
-                streams.into_iter().enumerate().filter(|(at, _)| ready.contains(&(at + 1))).map(|(_, s)| s).collect();
+            let streams: Vec<_> = streams
+                .into_iter()
+                .enumerate()
+                .filter(|(at, _)| ready.contains(&(at + 1)))
+                .map(|(_, s)| s)
+                .collect();
             (ended, streams)
         };
         let (ended, streams) = ready;

@@ -15,7 +15,8 @@ const PARENT: &str = "infinibay";
 /// When the host's list of mounts cannot be read.
 pub fn enter(name: &str) -> io::Result<bool> {
     let Some(group) = path(name)? else { return Ok(false) };
-    let entered = std::fs::create_dir_all(&group).and_then(|()| std::fs::write(group.join("cgroup.procs"), "0"));
+    let entered = std::fs::create_dir_all(&group)
+        .and_then(|()| std::fs::write(group.join("cgroup.procs"), "0"));
     Ok(entered.is_ok())
 }
 

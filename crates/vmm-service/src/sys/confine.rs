@@ -45,7 +45,12 @@ pub struct Confinement<'a> {
 ///
 /// When it could not be started or confined; it runs not at all then.
 #[expect(unsafe_code, reason = "what a child does between fork and exec has no safe form")]
-pub fn spawn(program: &Path, arguments: &[String], output: OwnedFd, confinement: &Confinement<'_>) -> io::Result<Child> {
+pub fn spawn(
+    program: &Path,
+    arguments: &[String],
+    output: OwnedFd,
+    confinement: &Confinement<'_>,
+) -> io::Result<Child> {
     let user = confinement.user.clone();
     let groups: Vec<Gid> = user.groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
     let empty_network = confinement.empty_network;

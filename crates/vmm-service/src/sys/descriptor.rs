@@ -10,13 +10,13 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 /// far below it.
 pub const FIRST_AGREED: RawFd = 64;
 
-/// Moves a descriptor to the number that was agreed upon.
+/// Another of this descriptor under the number that was agreed upon.
 ///
 /// # Errors
 ///
 /// When the number is taken.
-pub fn place(fd: OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
-    let placed = rustix::io::fcntl_dupfd_cloexec(&fd, number)?;
+pub fn place(fd: &OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
+    let placed = rustix::io::fcntl_dupfd_cloexec(fd, number)?;
     if placed.as_raw_fd() != number {
         return Err(io::Error::other(format!("descriptor {number} is taken")));
     }
@@ -42,7 +42,8 @@ pub fn path_beneath(folder: &impl AsFd, name: &std::path::Path) -> PathBuf {
 /// When the kernel refuses.
 pub fn wait_readable(fds: &[impl AsFd], timeout_ms: Option<i64>) -> io::Result<Vec<usize>> {
     let mut polls: Vec<_> = fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-    let timeout = timeout_ms.map(|ms| Timespec { tv_sec: ms / 1000, tv_nsec: (ms % 1000) * 1_000_000 });
+    let timeout =
+        timeout_ms.map(|ms| Timespec { tv_sec: ms / 1000, tv_nsec: (ms % 1000) * 1_000_000 });
     loop {
         match rustix::event::poll(&mut polls, timeout.as_ref()) {
             Ok(_) => break,
@@ -50,7 +51,12 @@ pub fn wait_readable(fds: &[impl AsFd], timeout_ms: Option<i64>) -> io::Result<V
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(polls.iter().enumerate().filter(|(_, poll)| !poll.revents().is_empty()).map(|(at, _)| at).collect())
+    Ok(polls
+        .iter()
+        .enumerate()
+        .filter(|(_, poll)| !poll.revents().is_empty())
+        .map(|(at, _)| at)
+        .collect())
 }
 
 /// Makes reads of it return at once.
@@ -69,9 +75,9 @@ mod tests {
     #[test]
     fn a_number_that_is_taken_is_not_taken_twice() {
         let (one, two) = rustix::pipe::pipe().unwrap();
-        let placed = place(one, 700).unwrap();
+        let placed = place(&one, 700).unwrap();
         assert_eq!(placed.as_raw_fd(), 700);
-        assert!(place(two, 700).is_err());
+        assert!(place(&two, 700).is_err());
     }
 
     #[test]

@@ -4,7 +4,9 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, MemfdFlags, OFlags, SealFlags};
@@ -202,13 +204,17 @@ fn sealed(name: &str, content: &mut impl io::Read) -> io::Result<OwnedFd> {
 /// `None` when it is not there or cannot be run.
 pub fn program(name: &Path) -> Option<PathBuf> {
     let runs = |path: &PathBuf| {
-        std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o111 != 0)
+        std::fs::metadata(path)
+            .is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o111 != 0)
     };
     if name.is_absolute() {
         return Some(name.to_owned()).filter(runs);
     }
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).filter(|folder| folder.is_absolute()).map(|folder| folder.join(name)).find(runs)
+    std::env::split_paths(&path)
+        .filter(|folder| folder.is_absolute())
+        .map(|folder| folder.join(name))
+        .find(runs)
 }
 
 #[cfg(test)]
@@ -266,7 +272,10 @@ mod tests {
         let copy = readable_by_all(File::open(&path).unwrap()).unwrap();
         let by_name = format!("/proc/self/fd/{}", copy.as_raw_fd());
         assert_eq!(std::fs::read(&by_name).unwrap(), b"kernel");
-        assert_ne!(std::fs::metadata(&by_name).unwrap().ino(), std::fs::metadata(&path).unwrap().ino());
+        assert_ne!(
+            std::fs::metadata(&by_name).unwrap().ino(),
+            std::fs::metadata(&path).unwrap().ino()
+        );
         assert!(File::from(copy).write_all(b"x").is_err());
     }
 

@@ -5,11 +5,13 @@
 //! the host, and a token of ours among its arguments.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// A process, whatever becomes of its number.
 #[derive(Debug)]
@@ -57,6 +59,29 @@ impl Pidfd {
         Ok(rustix::event::poll(&mut poll, Some(&now))? > 0)
     }
 
+    /// Lets a task wait for its end. Only within a runtime.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot take it.
+    #[expect(unsafe_code, reason = "tokio takes foreign descriptors only so")]
+    pub fn watch(self) -> io::Result<Watch> {
+        let own = self.0.try_clone()?;
+        // SAFETY: the descriptor is owned by what is registered, and shared with
+        // nobody, so it stays open and the same for as long.
+        let registered = unsafe { AsyncFd::register_with_interest(own, Interest::READABLE)? };
+        Ok(Watch { pidfd: self, registered })
+    }
+
+    /// Another hold on the same process.
+    ///
+    /// # Errors
+    ///
+    /// When no descriptor is left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     /// Frees its entry in the process table if it is a child of ours that has
     /// ended; nothing otherwise.
     pub fn reap(&self) {
@@ -74,9 +99,25 @@ impl AsFd for Pidfd {
     }
 }
 
-impl AsRawFd for Pidfd {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+/// A process whose end a task waits for.
+pub struct Watch {
+    pidfd: Pidfd,
+    registered: AsyncFd<OwnedFd>,
+}
+
+impl Watch {
+    /// Waits for the process's end; at once when it has ended. May be dropped
+    /// and asked again.
+    pub async fn ended(&self) {
+        if self.registered.readable().await.is_err() {
+            // The runtime shuts down: the end will not be seen here any more.
+            std::future::pending().await
+        }
+    }
+
+    /// The process.
+    pub fn pidfd(&self) -> &Pidfd {
+        &self.pidfd
     }
 }
 
@@ -153,7 +194,9 @@ pub enum Identity {
 pub fn find(token: &str) -> io::Result<Option<u32>> {
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
         // One that ended meanwhile is not the one that is looked for.
         let Ok(arguments) = std::fs::read(entry.path().join("cmdline")) else { continue };
         if holds(&arguments, token.as_bytes()) {
@@ -190,8 +233,9 @@ struct Stat {
 
 fn stat(pid: u32) -> io::Result<Stat> {
     let text = std::fs::read(format!("/proc/{pid}/stat"))?;
-    parse_stat(&text)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the kernel's line has another form"))
+    parse_stat(&text).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, "the kernel's line has another form")
+    })
 }
 
 /// The program's name is in parentheses and may hold anything, parentheses
@@ -220,7 +264,12 @@ mod tests {
     use super::*;
 
     fn sleeper(token: &str) -> std::process::Child {
-        std::process::Command::new("sleep").args(["60", "0", "--"]).arg("0").env("X", token).spawn().unwrap()
+        std::process::Command::new("sleep")
+            .args(["60", "0", "--"])
+            .arg("0")
+            .env("X", token)
+            .spawn()
+            .unwrap()
     }
 
     #[test]

@@ -4,7 +4,10 @@
 //! daemon is the test program, whose own main function knows only tests: so the
 //! word `keep` is looked for before that function runs.
 
-#![expect(unsafe_code, reason = "a function that runs before main is registered in a section of the binary")]
+#![expect(
+    unsafe_code,
+    reason = "a function that runs before main is registered in a section of the binary"
+)]
 
 use std::path::Path;
 

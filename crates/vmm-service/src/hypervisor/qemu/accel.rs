@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::command_line::Accel;
+use super::command_line::{Accel, SANDBOX};
 use super::config::AccelChoice;
 use crate::keeper::records;
 use crate::sys::confine::{self, Confinement, User};
@@ -61,10 +61,19 @@ struct Remembered {
 /// # Errors
 ///
 /// When the question itself could not be asked.
-pub(super) fn decide(choice: AccelChoice, qemu: &Path, user: &User, memory: &Path) -> io::Result<Verdict> {
+pub(super) fn decide(
+    choice: AccelChoice,
+    qemu: &Path,
+    user: &User,
+    memory: &Path,
+) -> io::Result<Verdict> {
     match choice {
-        AccelChoice::Kvm => Ok(Verdict { accel: Accel::Kvm, why: "the configuration says so".into() }),
-        AccelChoice::Tcg => Ok(Verdict { accel: Accel::Tcg, why: "the configuration says so".into() }),
+        AccelChoice::Kvm => {
+            Ok(Verdict { accel: Accel::Kvm, why: "the configuration says so".into() })
+        }
+        AccelChoice::Tcg => {
+            Ok(Verdict { accel: Accel::Tcg, why: "the configuration says so".into() })
+        }
         AccelChoice::Auto => remembered(qemu, user, memory),
     }
 }
@@ -84,11 +93,16 @@ fn remembered(qemu: &Path, user: &User, memory: &Path) -> io::Result<Verdict> {
             accel: Accel::Tcg,
             why: format!("a tiny guest under KVM did not boot within {} s", DEADLINE.as_secs()),
         },
-        Probe::Failed(complaint) => {
-            Verdict { accel: Accel::Tcg, why: format!("a tiny guest under KVM did not boot: {complaint}") }
-        }
+        Probe::Failed(complaint) => Verdict {
+            accel: Accel::Tcg,
+            why: format!("a tiny guest under KVM did not boot: {complaint}"),
+        },
     };
-    records::write(memory, RECORD, &Remembered { boot_id, qemu: qemu.to_owned(), verdict: verdict.clone() })?;
+    records::write(
+        memory,
+        RECORD,
+        &Remembered { boot_id, qemu: qemu.to_owned(), verdict: verdict.clone() },
+    )?;
     Ok(verdict)
 }
 
@@ -99,7 +113,13 @@ enum Probe {
     Failed(String),
 }
 
-fn probe(accel: Accel, qemu: &Path, user: &User, firmware: &[u8], deadline: Duration) -> io::Result<Probe> {
+fn probe(
+    accel: Accel,
+    qemu: &Path,
+    user: &User,
+    firmware: &[u8],
+    deadline: Duration,
+) -> io::Result<Probe> {
     let firmware = files::in_memory("firmware", firmware)?;
     let arguments = arguments(accel, &descriptor::path_of(firmware.as_raw_fd()));
     let (complaints, output) = io::pipe()?;
@@ -110,7 +130,8 @@ fn probe(accel: Accel, qemu: &Path, user: &User, firmware: &[u8], deadline: Dura
         descriptors: &[firmware.as_raw_fd()],
     };
     let mut child = confine::spawn(qemu, &arguments, OwnedFd::from(output), &confinement)?;
-    let pidfd = Pidfd::open(child.id())?.ok_or_else(|| io::Error::other("the tiny guest is gone"))?;
+    let pidfd =
+        Pidfd::open(child.id())?.ok_or_else(|| io::Error::other("the tiny guest is gone"))?;
     let deadline = i64::try_from(deadline.as_millis()).unwrap_or(i64::MAX);
     let ended = descriptor::wait_readable(&[&pidfd], Some(deadline))?;
     if ended.is_empty() {
@@ -135,10 +156,23 @@ fn probe(accel: Accel, qemu: &Path, user: &User, firmware: &[u8], deadline: Dura
 fn arguments(accel: Accel, firmware: &str) -> Vec<String> {
     let machine = format!("q35,accel={},graphics=off", accel.word());
     let device = r#"{"driver":"isa-debug-exit","iobase":244,"iosize":4}"#;
-    let sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
     [
-        "-nodefaults", "-no-user-config", "-display", "none", "-machine", &machine, "-cpu", "max", "-m", "16M",
-        "-sandbox", sandbox, "-bios", firmware, "-device", device,
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-machine",
+        &machine,
+        "-cpu",
+        "max",
+        "-m",
+        "16M",
+        "-sandbox",
+        SANDBOX,
+        "-bios",
+        firmware,
+        "-device",
+        device,
     ]
     .map(str::to_owned)
     .to_vec()
@@ -165,14 +199,16 @@ mod tests {
 
     #[test]
     fn the_tiny_guest_boots_where_everything_boots() {
-        let booted = probe(Accel::Tcg, Path::new(QEMU), &own_user(), &firmware(), Duration::from_secs(20));
+        let booted =
+            probe(Accel::Tcg, Path::new(QEMU), &own_user(), &firmware(), Duration::from_secs(20));
         assert_eq!(booted.unwrap(), Probe::Booted);
     }
 
     #[test]
     fn a_guest_that_only_spins_counts_as_hung() {
         let spins = with_reset_vector(&[0xeb, 0xfe]);
-        let hung = probe(Accel::Tcg, Path::new(QEMU), &own_user(), &spins, Duration::from_millis(300));
+        let hung =
+            probe(Accel::Tcg, Path::new(QEMU), &own_user(), &spins, Duration::from_millis(300));
         assert_eq!(hung.unwrap(), Probe::Hung);
     }
 
@@ -180,7 +216,8 @@ mod tests {
     fn the_answer_is_remembered_for_this_boot_and_this_qemu() {
         let dir = tempfile::tempdir().unwrap();
         let known = Verdict { accel: Accel::Kvm, why: "a test wrote it".into() };
-        let record = |boot_id: String| Remembered { boot_id, qemu: QEMU.into(), verdict: known.clone() };
+        let record =
+            |boot_id: String| Remembered { boot_id, qemu: QEMU.into(), verdict: known.clone() };
         records::write(dir.path(), RECORD, &record(boot_id().unwrap())).unwrap();
         let ask = || decide(AccelChoice::Auto, Path::new(QEMU), &own_user(), dir.path()).unwrap();
         assert_eq!(ask(), known);

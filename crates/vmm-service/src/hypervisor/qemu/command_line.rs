@@ -53,7 +53,7 @@ const SPARE_ROOT_PORTS: u8 = 8;
 
 /// Everything that QEMU offers to shut off. It needs none of it: its user is
 /// dropped before it starts, and it starts no helper.
-const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+pub const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// A reset stays in the process, a power-off ends it. A panicked kernel is
 /// reported and left alone: its own `panic=` and its crash dump decide.
@@ -184,7 +184,10 @@ pub fn build(hardware: &Hardware) -> Vec<String> {
     line.word("-nodefaults").word("-no-user-config").word("-S");
     line.option("-display", "none".into());
     // SeaBIOS writes to the serial console when there are no graphics.
-    line.option("-machine", format!("{},accel={},graphics=off", hardware.machine_type, hardware.accel.word()));
+    line.option(
+        "-machine",
+        format!("{},accel={},graphics=off", hardware.machine_type, hardware.accel.word()),
+    );
     line.option("-cpu", "max".into());
     line.option("-sandbox", SANDBOX.into());
     line.option("-name", format!("guest={},debug-threads=on", doubled_commas(&hardware.name)));
@@ -220,7 +223,10 @@ fn monitor_and_ports(line: &mut CommandLine, identity: &str) {
     line.option("-mon", format!("chardev={identity},mode=control"));
     line.listener("console", CONSOLE_FD);
     line.json("-device", &json!({ "driver": "isa-serial", "id": "com1", "chardev": "console" }));
-    line.json("-device", &on_root_bus(json!({ "driver": "virtio-serial-pci", "id": "serial" }), SERIAL_SLOT));
+    line.json(
+        "-device",
+        &on_root_bus(json!({ "driver": "virtio-serial-pci", "id": "serial" }), SERIAL_SLOT),
+    );
     line.listener(AGENT_CHARDEV, AGENT_FD);
     line.json(
         "-device",
@@ -233,7 +239,10 @@ fn monitor_and_ports(line: &mut CommandLine, identity: &str) {
     line.json("-object", &json!({ "qom-type": "rng-builtin", "id": "entropy" }));
     line.json(
         "-device",
-        &on_root_bus(json!({ "driver": "virtio-rng-pci", "id": "rng", "rng": "entropy" }), RNG_SLOT),
+        &on_root_bus(
+            json!({ "driver": "virtio-rng-pci", "id": "rng", "rng": "entropy" }),
+            RNG_SLOT,
+        ),
     );
 }
 
@@ -260,7 +269,8 @@ fn add_disk(line: &mut CommandLine, index: u8, disk: &Disk) {
             "read-only": disk.read_only, "auto-read-only": false, "locking": "on", "discard": "unmap",
         }),
     );
-    let mut format = json!({ "node-name": node, "file": file, "read-only": disk.read_only, "discard": "unmap" });
+    let mut format =
+        json!({ "node-name": node, "file": file, "read-only": disk.read_only, "discard": "unmap" });
     match disk.format {
         DiskFormat::Raw => format["driver"] = "raw".into(),
         DiskFormat::Qcow2 => {
@@ -357,7 +367,11 @@ mod tests {
     }
 
     fn value_of<'a>(line: &'a [String], option: &str) -> Vec<&'a str> {
-        line.iter().zip(&line[1..]).filter(|(name, _)| *name == option).map(|(_, value)| value.as_str()).collect()
+        line.iter()
+            .zip(&line[1..])
+            .filter(|(name, _)| *name == option)
+            .map(|(_, value)| value.as_str())
+            .collect()
     }
 
     /// Reads QEMU's comma syntax: a doubled comma is a comma, a single one ends
@@ -420,7 +434,9 @@ mod tests {
         let parse = |text: &str| text.parse::<MachineType>().unwrap();
         assert!(parse("pc-q35-10.0") > parse("pc-q35-9.2"));
         assert!(parse("pc-q35-4.0.1") > parse("pc-q35-4.0"));
-        for wrong in ["q35", "pc-q35-", "pc-q35-7", "pc-q35-7.2,accel=kvm", "pc-i440fx-7.2", "pc-q35-+7.2"] {
+        for wrong in
+            ["q35", "pc-q35-", "pc-q35-7", "pc-q35-7.2,accel=kvm", "pc-i440fx-7.2", "pc-q35-+7.2"]
+        {
             assert!(wrong.parse::<MachineType>().is_err(), "{wrong}");
         }
     }

@@ -95,7 +95,13 @@ impl QemuConfig {
         let mut mistakes = Vec::new();
         let mut wrong = |key, detail: String| mistakes.push(Mistake { key, detail });
         if !self.vm_dir.is_absolute() {
-            wrong("vm_dir", format!("{} is not absolute; write a path that begins with /", self.vm_dir.display()));
+            wrong(
+                "vm_dir",
+                format!(
+                    "{} is not absolute; write a path that begins with /",
+                    self.vm_dir.display()
+                ),
+            );
         }
         for (key, path) in [("binary", &self.binary), ("passt", &self.passt)] {
             if path.as_os_str().is_empty() {

@@ -39,10 +39,14 @@ pub enum OpenError {
     #[error("{0} is not installed; install the package qemu-system-x86, or set qemu.binary")]
     NoQemu(PathBuf),
     /// QEMU knows no versioned q35 machine.
-    #[error("{0} offers no machine type such as pc-q35-7.2; Infinibay needs QEMU 7.2 or newer for x86-64")]
+    #[error(
+        "{0} offers no machine type such as pc-q35-7.2; Infinibay needs QEMU 7.2 or newer for x86-64"
+    )]
     NoMachineType(PathBuf),
     /// Only root can give machines users of their own.
-    #[error("machines are started by root, who gives each a user of its own; run vmm-service as root")]
+    #[error(
+        "machines are started by root, who gives each a user of its own; run vmm-service as root"
+    )]
     NotRoot,
     /// The host failed.
     #[error("{context}")]
@@ -69,17 +73,27 @@ impl Host {
         if !crate::sys::process::is_root() {
             return Err(OpenError::NotRoot);
         }
-        let qemu = files::program(&config.binary).ok_or_else(|| OpenError::NoQemu(config.binary.clone()))?;
+        let qemu = files::program(&config.binary)
+            .ok_or_else(|| OpenError::NoQemu(config.binary.clone()))?;
         let dirs = RunDirs::open(&config.vm_dir)
             .map_err(failed(format!("the folder {} cannot be used", config.vm_dir.display())))?;
         let machine_type = newest_machine_type(&qemu)
-            .map_err(failed(format!("{} could not be asked for its machine types", qemu.display())))?
+            .map_err(failed(format!(
+                "{} could not be asked for its machine types",
+                qemu.display()
+            )))?
             .ok_or_else(|| OpenError::NoMachineType(qemu.clone()))?;
-        let prober = User { uid: config.first_uid, gid: config.first_uid, groups: kvm::group().into_iter().collect() };
+        let prober = User {
+            uid: config.first_uid,
+            gid: config.first_uid,
+            groups: kvm::group().into_iter().collect(),
+        };
         let verdict = accel::decide(config.accel, &qemu, &prober, dirs.root())
             .map_err(failed("no guest could be booted to see whether KVM works".into()))?;
         let mut users = UserPool::new(config.first_uid, config.uids);
-        for id in dirs.all().map_err(failed(format!("{} cannot be read", config.vm_dir.display())))? {
+        for id in
+            dirs.all().map_err(failed(format!("{} cannot be read", config.vm_dir.display())))?
+        {
             if let Ok(Some(launch)) = records::read::<LaunchRecord>(&dirs.of(id), records::LAUNCH) {
                 users.note(id, launch.user.uid);
             }
@@ -105,7 +119,9 @@ impl Host {
                 let why = format!("the VM runs already, as process {}", record.qemu.pid);
                 return Err(NotLaunched::Untouched(StartError::Refused(why)));
             }
-            Trace::Unknown { why, .. } => return Err(NotLaunched::Untouched(StartError::Refused(why))),
+            Trace::Unknown { why, .. } => {
+                return Err(NotLaunched::Untouched(StartError::Refused(why)));
+            }
         }
         let record = self.plan(launch).map_err(|error| {
             self.give_back_users_of(id, &dir);
@@ -118,7 +134,9 @@ impl Host {
         let groups = kvm::group().filter(|_| self.verdict.accel == super::command_line::Accel::Kvm);
         let users = self.users().take(launch.id, groups.into_iter().collect());
         let users = users.ok_or_else(|| {
-            StartError::Refused("all user ids for machines are taken; raise qemu.uids in the configuration".into())
+            StartError::Refused(
+                "all user ids for machines are taken; raise qemu.uids in the configuration".into(),
+            )
         })?;
         let passt = files::program(&self.passt);
         let host = plan::Host {
@@ -137,9 +155,12 @@ impl Host {
             let context = context.to_owned();
             move |source: io::Error| StartError::Failed { context, source: source.into() }
         };
-        self.dirs.clear(id).map_err(failed("what the last run left behind could not be removed"))?;
+        self.dirs
+            .clear(id)
+            .map_err(failed("what the last run left behind could not be removed"))?;
         files::private_dir(dir).map_err(failed("the machine's folder could not be made"))?;
-        records::write(dir, records::LAUNCH, record).map_err(failed("the machine's launch could not be written"))?;
+        records::write(dir, records::LAUNCH, record)
+            .map_err(failed("the machine's launch could not be written"))?;
         match keeper_process::launch(dir, &id.to_string(), false) {
             Ok((keeper, Report::Runs { .. })) => Ok(keeper),
             Ok((_, Report::Failed { message, refused: true })) => Err(StartError::Refused(message)),
@@ -151,12 +172,19 @@ impl Host {
     }
 
     /// Removes what a machine left behind, unless it may be alive.
-    pub(super) fn remove(&self, id: Uuid, remove: fn(&RunDirs, Uuid) -> io::Result<()>) -> Result<(), MachineError> {
+    pub(super) fn remove(
+        &self,
+        id: Uuid,
+        remove: fn(&RunDirs, Uuid) -> io::Result<()>,
+    ) -> Result<(), MachineError> {
         let dir = self.dirs.of(id);
         match trace::of(&dir) {
             Trace::None | Trace::Gone => {}
             Trace::Runs(record, _) => {
-                return Err(MachineError::Unidentified(format!("it still runs, as process {}", record.qemu.pid)));
+                return Err(MachineError::Unidentified(format!(
+                    "it still runs, as process {}",
+                    record.qemu.pid
+                )));
             }
             Trace::Unknown { why, .. } => return Err(MachineError::Unidentified(why)),
         }

@@ -45,7 +45,8 @@ pub(super) fn launch(dir: &Path, name: &str, resume: bool) -> io::Result<(Pidfd,
 }
 
 fn hear(child: &mut Child) -> io::Result<Report> {
-    let mut output = child.stdout.take().ok_or_else(|| io::Error::other("the keeper has no output"))?;
+    let mut output =
+        child.stdout.take().ok_or_else(|| io::Error::other("the keeper has no output"))?;
     descriptor::set_nonblocking(&output)?;
     let deadline = Instant::now() + REPORT_DEADLINE;
     let mut line = Vec::new();
@@ -57,11 +58,19 @@ fn hear(child: &mut Child) -> io::Result<Report> {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the keeper said nothing in time"));
         }
         match output.read(&mut chunk)? {
-            0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the keeper ended without a word")),
+            0 => {
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the keeper ended without a word",
+                ));
+            }
             count => line.extend_from_slice(&chunk[..count]),
         }
         if line.len() > LONGEST_REPORT {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the keeper's report is too long"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the keeper's report is too long",
+            ));
         }
     }
     Ok(serde_json::from_slice(&line)?)

@@ -1,7 +1,6 @@
 //! The driver's handle on a machine that runs.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,7 +27,7 @@ pub(super) struct Request {
 pub(super) struct QemuMachine {
     pub(super) requests: mpsc::Sender<Request>,
     pub(super) pid: u32,
-    pub(super) pidfd: Arc<Pidfd>,
+    pub(super) pidfd: Pidfd,
     pub(super) guest_channel: PathBuf,
 }
 
@@ -36,7 +35,10 @@ impl QemuMachine {
     async fn execute(&self, command: &'static str) -> Result<Value, MachineError> {
         let asked = async {
             let (answer, answered) = oneshot::channel();
-            self.requests.send(Request { command, answer }).await.map_err(|_| MachineError::Gone)?;
+            self.requests
+                .send(Request { command, answer })
+                .await
+                .map_err(|_| MachineError::Gone)?;
             // The monitor drops what it cannot answer any more.
             answered.await.map_err(|_| MachineError::Gone)?
         };
@@ -70,7 +72,9 @@ impl Machine for QemuMachine {
         match self.pidfd.kill() {
             Ok(true) => Ok(()),
             Ok(false) => Err(MachineError::Gone),
-            Err(error) => Err(MachineError::Os(format!("process {} could not be killed", self.pid), error)),
+            Err(error) => {
+                Err(MachineError::Os(format!("process {} could not be killed", self.pid), error))
+            }
         }
     }
 

@@ -32,7 +32,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::{Adoption, EVENT_QUEUE, Exit, Hypervisor, Launch, MachineError, RunState, Running, StartError};
+use super::{
+    Adoption, EVENT_QUEUE, Exit, Hypervisor, Launch, MachineError, RunState, Running, StartError,
+};
 use crate::keeper::records::{self, RunRecord};
 use crate::sys::process::Pidfd;
 use config::QemuConfig;
@@ -80,7 +82,11 @@ impl QemuHypervisor {
     ) -> Result<Self, OpenError> {
         let config = config.clone();
         let host = blocking(move || Host::open(&config)).await?;
-        tracing::info!(accel = host.verdict.accel.word(), why = host.verdict.why, "Guests run on this accelerator.");
+        tracing::info!(
+            accel = host.verdict.accel.word(),
+            why = host.verdict.why,
+            "Guests run on this accelerator."
+        );
         Ok(Self { host: Arc::new(host), tasks, shutdown, timing: Timing::default() })
     }
 
@@ -102,7 +108,8 @@ impl QemuHypervisor {
             move |source: io::Error| StartError::Failed { context, source: source.into() }
         };
         let dir = self.host.dirs.of(id);
-        let (record, pidfd) = found(&dir).map_err(failed("the machine that was started could not be found"))?;
+        let (record, pidfd) =
+            found(&dir).map_err(failed("the machine that was started could not be found"))?;
         let socket = self.host.dirs.socket(id, records::QMP_SOCKET);
         let connecting = async {
             let mut connection = Connection::open(&socket).await?;
@@ -113,10 +120,14 @@ impl QemuHypervisor {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(self.died(id, keeper, error).await),
             Err(elapsed) => {
-                return Err(StartError::Failed { context: "QEMU did not greet in time".into(), source: elapsed.into() });
+                return Err(StartError::Failed {
+                    context: "QEMU did not greet in time".into(),
+                    source: elapsed.into(),
+                });
             }
         };
-        self.watch(id, record.qemu.pid, pidfd, Some(keeper), Some(connection), RunState::Running)
+        let found = Found { id, pid: record.qemu.pid, pidfd, keeper: Some(keeper) };
+        self.watch(found, Some(connection), RunState::Running)
             .map_err(failed("the machine that was started could not be watched"))
     }
 
@@ -125,7 +136,10 @@ impl QemuHypervisor {
     async fn died(&self, id: Uuid, keeper: Pidfd, error: qmp::QmpError) -> StartError {
         // The keeper ends when it has written down how QEMU did.
         if !has_ended_soon(keeper).await {
-            return StartError::Failed { context: "QEMU's monitor failed".into(), source: error.into() };
+            return StartError::Failed {
+                context: "QEMU's monitor failed".into(),
+                source: error.into(),
+            };
         }
         let how = match monitor::recorded_exit(&self.host.dirs.of(id)) {
             Some(Exit::Status(status)) => format!("with status {status}"),
@@ -133,28 +147,29 @@ impl QemuHypervisor {
             Some(Exit::Unseen) | None => "unseen".into(),
         };
         let words = self.host.dirs.last_words(id);
-        StartError::Failed { context: format!("QEMU ended {how} at its start: {words}"), source: error.into() }
+        StartError::Failed {
+            context: format!("QEMU ended {how} at its start: {words}"),
+            source: error.into(),
+        }
     }
 
     fn watch(
         &self,
-        id: Uuid,
-        pid: u32,
-        pidfd: Pidfd,
-        keeper: Option<Pidfd>,
+        found: Found,
         connection: Option<Connection>,
         state: RunState,
     ) -> io::Result<Running> {
+        let Found { id, pid, pidfd, keeper } = found;
         let (request_sender, requests) = mpsc::channel(REQUEST_QUEUE);
         let (event_sender, events) = mpsc::channel(EVENT_QUEUE);
-        let pidfd = Arc::new(pidfd);
+        let qemu = pidfd.try_clone()?;
         let monitor = Monitor::new(Setup {
             id,
             dir: self.host.dirs.of(id),
             socket: self.host.dirs.socket(id, records::QMP_SOCKET),
             connection,
             state,
-            qemu: pidfd.clone(),
+            qemu,
             keeper,
             requests,
             events: event_sender,
@@ -171,11 +186,11 @@ impl QemuHypervisor {
         let dir = self.host.dirs.of(id);
         if let Ok((_, pidfd)) = found(&dir) {
             let _ = pidfd.kill();
-            if let Ok(pidfd) = monitor::watch(pidfd) {
-                let _ = timeout(DEATH, pidfd.readable()).await;
+            if let Ok(process) = pidfd.watch() {
+                let _ = timeout(DEATH, process.ended()).await;
             }
         }
-        if let Some(keeper) = keeper_of(&dir).and_then(|keeper| monitor::watch(keeper).ok()) {
+        if let Some(keeper) = keeper_of(&dir).and_then(|keeper| keeper.watch().ok()) {
             monitor::how_it_ended(&dir, Some(&keeper)).await;
         }
         let removed = if had_folder { self.clear(id).await } else { self.purge(id).await };
@@ -184,7 +199,12 @@ impl QemuHypervisor {
         }
     }
 
-    async fn take_back(&self, id: Uuid, record: &RunRecord, pidfd: Pidfd) -> io::Result<(Running, RunState)> {
+    async fn take_back(
+        &self,
+        id: Uuid,
+        record: &RunRecord,
+        pidfd: Pidfd,
+    ) -> io::Result<(Running, RunState)> {
         let dir = self.host.dirs.of(id);
         // A dead keeper is replaced by the task, which says so.
         let keeper = keeper_of(&dir);
@@ -199,8 +219,17 @@ impl QemuHypervisor {
             // The task goes on trying, and says so.
             Ok(Err(_)) | Err(_) => (None, RunState::Running),
         };
-        Ok((self.watch(id, record.qemu.pid, pidfd, keeper, connection, state)?, state))
+        let found = Found { id, pid: record.qemu.pid, pidfd, keeper };
+        Ok((self.watch(found, connection, state)?, state))
     }
+}
+
+/// A machine's process and its keeper's, both held.
+struct Found {
+    id: Uuid,
+    pid: u32,
+    pidfd: Pidfd,
+    keeper: Option<Pidfd>,
 }
 
 #[async_trait]
@@ -236,7 +265,7 @@ impl Hypervisor for QemuHypervisor {
             Trace::None => Adoption::Gone(None),
             Trace::Unknown { why, .. } => Adoption::Unknown(why),
             Trace::Gone => {
-                let keeper = keeper_of(&dir).and_then(|keeper| monitor::watch(keeper).ok());
+                let keeper = keeper_of(&dir).and_then(|keeper| keeper.watch().ok());
                 Adoption::Gone(Some(monitor::how_it_ended(&dir, keeper.as_ref()).await))
             }
             Trace::Runs(record, pidfd) => match self.take_back(id, &record, pidfd).await {
@@ -258,7 +287,9 @@ impl Hypervisor for QemuHypervisor {
 
     async fn inventory(&self) -> Result<Vec<Uuid>, MachineError> {
         let dirs = &self.host.dirs;
-        dirs.all().map_err(|error| MachineError::Os(format!("{} could not be read", dirs.root().display()), error))
+        dirs.all().map_err(|error| {
+            MachineError::Os(format!("{} could not be read", dirs.root().display()), error)
+        })
     }
 
     fn console_log(&self, id: Uuid) -> Vec<PathBuf> {
@@ -268,8 +299,8 @@ impl Hypervisor for QemuHypervisor {
 
 /// Whether the process ends within a moment.
 async fn has_ended_soon(pidfd: Pidfd) -> bool {
-    match monitor::watch(pidfd) {
-        Ok(pidfd) => timeout(ENDING, pidfd.readable()).await.is_ok(),
+    match pidfd.watch() {
+        Ok(process) => timeout(ENDING, process.ended()).await.is_ok(),
         Err(_) => false,
     }
 }

@@ -4,12 +4,9 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +19,7 @@ use super::keeper_process;
 use super::machine::{Request, run_state};
 use super::qmp::{Connection, Incoming, QmpError};
 use crate::keeper::records::{self, ExitRecord, Report};
-use crate::sys::process::Pidfd;
+use crate::sys::process::{Pidfd, Watch};
 
 /// How many commands may await their answers. A QEMU that answers none gets no
 /// more, so that writing to its socket never waits.
@@ -69,7 +66,7 @@ pub(super) struct Setup {
     pub(super) socket: PathBuf,
     pub(super) connection: Option<Connection>,
     pub(super) state: RunState,
-    pub(super) qemu: Arc<Pidfd>,
+    pub(super) qemu: Pidfd,
     /// `None` when it is known to be dead.
     pub(super) keeper: Option<Pidfd>,
     pub(super) requests: mpsc::Receiver<Request>,
@@ -85,8 +82,8 @@ pub(super) struct Monitor {
     connection: Option<Connection>,
     state: RunState,
     agent_port: Option<bool>,
-    qemu: AsyncFd<HeldPidfd>,
-    keeper: Option<AsyncFd<Pidfd>>,
+    qemu: Watch,
+    keeper: Option<Watch>,
     keeper_is_lost: bool,
     requests: mpsc::Receiver<Request>,
     requests_ended: bool,
@@ -105,14 +102,6 @@ enum Pending {
     Request(Request),
     Ping,
     Chardevs,
-}
-
-struct HeldPidfd(Arc<Pidfd>);
-
-impl std::os::fd::AsRawFd for HeldPidfd {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_raw_fd()
-    }
 }
 
 /// The driver let go of the machine: there is nobody to tell anything.
@@ -143,8 +132,8 @@ impl Monitor {
             connection: setup.connection,
             state: setup.state,
             agent_port: None,
-            qemu: AsyncFd::with_interest(HeldPidfd(setup.qemu), Interest::READABLE)?,
-            keeper: setup.keeper.map(watch).transpose()?,
+            qemu: setup.qemu.watch()?,
+            keeper: setup.keeper.map(Pidfd::watch).transpose()?,
             keeper_is_lost: false,
             requests: setup.requests,
             requests_ended: false,
@@ -191,14 +180,18 @@ impl Monitor {
         }
     }
 
-    async fn next_step(&mut self, ticks: &mut tokio::time::Interval, shutdown: &CancellationToken) -> Step {
+    async fn next_step(
+        &mut self,
+        ticks: &mut tokio::time::Interval,
+        shutdown: &CancellationToken,
+    ) -> Step {
         // In this order: what QEMU said comes before its end.
         tokio::select! {
             biased;
             () = shutdown.cancelled() => Step::Stop,
             () = self.events.closed() => Step::Stop,
             said = hear_from(self.connection.as_mut()) => Step::Said(said),
-            _ = self.qemu.readable() => Step::QemuEnded,
+            () = self.qemu.ended() => Step::QemuEnded,
             () = ended(self.keeper.as_ref()) => Step::KeeperEnded,
             request = self.requests.recv(), if !self.requests_ended => Step::Asked(request),
             _ = ticks.tick() => Step::Tick,
@@ -228,7 +221,9 @@ impl Monitor {
 
     async fn ask(&mut self, pending: Pending, command: &'static str) {
         self.pending.retain(|_, pending| !matches!(pending, Pending::Request(request) if request.answer.is_closed()));
-        let Some(connection) = self.connection.as_mut().filter(|_| self.pending.len() < MOST_PENDING) else {
+        let Some(connection) =
+            self.connection.as_mut().filter(|_| self.pending.len() < MOST_PENDING)
+        else {
             // Who asked waits no longer than until its own deadline; a machine
             // without a monitor says so at once.
             if let Pending::Request(request) = pending {
@@ -316,7 +311,7 @@ impl Monitor {
         self.connection = None;
         self.asked = None;
         self.pending.clear();
-        if timeout(ENDING, self.qemu.readable()).await.is_ok() {
+        if timeout(ENDING, self.qemu.ended()).await.is_ok() {
             // The loop finds it ended.
             return Ok(());
         }
@@ -335,7 +330,7 @@ impl Monitor {
         let opening = timeout(self.timing.handshake, Connection::open(&self.socket));
         let opened = tokio::select! {
             opened = opening => opened,
-            _ = self.qemu.readable() => return Ok(()),
+            () = self.qemu.ended() => return Ok(()),
         };
         match opened {
             Ok(Ok(connection)) => {
@@ -352,9 +347,9 @@ impl Monitor {
 
     async fn replace_keeper(&mut self) -> Told {
         if let Some(keeper) = self.keeper.take() {
-            keeper.get_ref().reap();
+            keeper.pidfd().reap();
         }
-        if matches!(self.qemu.get_ref().0.has_ended(), Ok(true)) {
+        if matches!(self.qemu.pidfd().has_ended(), Ok(true)) {
             // It ended because QEMU did; the loop finds that next.
             return Ok(());
         }
@@ -362,7 +357,7 @@ impl Monitor {
             warn!(vm = %self.id, "The machine's keeper died; the machine runs on, and gets a new one.");
             self.tell(MachineEvent::KeeperLost).await?;
         }
-        match resume_keeper(self.dir.clone(), self.id).await.and_then(watch) {
+        match resume_keeper(self.dir.clone(), self.id).await.and_then(Pidfd::watch) {
             Ok(keeper) => {
                 self.keeper = Some(keeper);
                 self.keeper_is_lost = false;
@@ -381,7 +376,8 @@ impl Monitor {
     async fn finish(mut self) {
         if let Some(mut connection) = self.connection.take() {
             let deadline = Instant::now() + LAST_EVENTS;
-            while let Ok(Ok(incoming)) = tokio::time::timeout_at(deadline, connection.next()).await {
+            while let Ok(Ok(incoming)) = tokio::time::timeout_at(deadline, connection.next()).await
+            {
                 if self.hear(incoming).await.is_err() {
                     break;
                 }
@@ -399,11 +395,11 @@ impl Monitor {
 }
 
 /// How the machine in `dir` ended, once its keeper has written it down.
-pub(super) async fn how_it_ended(dir: &std::path::Path, keeper: Option<&AsyncFd<Pidfd>>) -> Exit {
+pub(super) async fn how_it_ended(dir: &std::path::Path, keeper: Option<&Watch>) -> Exit {
     if let Some(keeper) = keeper
-        && timeout(LAST_RECORD, keeper.readable()).await.is_ok()
+        && timeout(LAST_RECORD, keeper.ended()).await.is_ok()
     {
-        keeper.get_ref().reap();
+        keeper.pidfd().reap();
     }
     recorded_exit(dir).unwrap_or(Exit::Unseen)
 }
@@ -418,14 +414,11 @@ pub(super) fn recorded_exit(dir: &std::path::Path) -> Option<Exit> {
     })
 }
 
-/// Lets the runtime watch for a process's end.
-pub(super) fn watch(pidfd: Pidfd) -> io::Result<AsyncFd<Pidfd>> {
-    AsyncFd::with_interest(pidfd, Interest::READABLE)
-}
-
 /// Starts a keeper that takes over from a dead one.
 pub(super) async fn resume_keeper(dir: PathBuf, id: Uuid) -> io::Result<Pidfd> {
-    let started = tokio::task::spawn_blocking(move || keeper_process::launch(&dir, &format!("{id}-resumed"), true));
+    let started = tokio::task::spawn_blocking(move || {
+        keeper_process::launch(&dir, &format!("{id}-resumed"), true)
+    });
     match started.await.map_err(io::Error::other)?? {
         (keeper, Report::Runs { .. }) => Ok(keeper),
         (_, Report::Failed { message, .. }) => Err(io::Error::other(message)),
@@ -439,10 +432,10 @@ async fn hear_from(connection: Option<&mut Connection>) -> Result<Incoming, QmpE
     }
 }
 
-async fn ended(keeper: Option<&AsyncFd<Pidfd>>) {
+async fn ended(keeper: Option<&Watch>) {
     match keeper {
-        Some(keeper) if keeper.readable().await.is_ok() => {}
-        _ => std::future::pending().await,
+        Some(keeper) => keeper.ended().await,
+        None => std::future::pending().await,
     }
 }
 

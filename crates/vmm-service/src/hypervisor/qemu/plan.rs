@@ -10,7 +10,9 @@ use uuid::Uuid;
 use vmm_api::vm::{DiskFormat, DiskSpec, Network, NicSpec, VmSpec};
 
 use super::super::Launch;
-use super::command_line::{self, Accel, Disk, Hardware, MOST_DISKS, MOST_NICS, MachineType, Nic, NicBackend};
+use super::command_line::{
+    self, Accel, Disk, Hardware, MOST_DISKS, MOST_NICS, MachineType, Nic, NicBackend,
+};
 use super::users::Users;
 use crate::keeper::records::{self, Companion, FileMode, HandedFile, LaunchRecord, Listener};
 use crate::sys::files::{self, Access, OpenError};
@@ -38,10 +40,17 @@ pub(super) struct Host<'a> {
 pub(super) type Refusal = String;
 
 /// What a keeper is to start. Looks at every file that is named.
-pub(super) fn plan(launch: &Launch, token: String, users: Users, host: &Host<'_>) -> Result<LaunchRecord, Refusal> {
+pub(super) fn plan(
+    launch: &Launch,
+    token: String,
+    users: Users,
+    host: &Host<'_>,
+) -> Result<LaunchRecord, Refusal> {
     let spec = &launch.spec;
-    let machine_type: MachineType =
-        launch.machine_type.parse().map_err(|error: command_line::InvalidMachineType| error.to_string())?;
+    let machine_type: MachineType = launch
+        .machine_type
+        .parse()
+        .map_err(|error: command_line::InvalidMachineType| error.to_string())?;
     let files = files(spec)?;
     let companions = companions(spec, &users, host)?;
     let hardware = Hardware {
@@ -55,7 +64,11 @@ pub(super) fn plan(launch: &Launch, token: String, users: Users, host: &Host<'_>
         kernel: spec.kernel.is_some(),
         initrd: spec.initrd.is_some(),
         cmdline: spec.cmdline.clone(),
-        disks: spec.disks.iter().map(|disk| Disk { format: disk.format, read_only: disk.read_only }).collect(),
+        disks: spec
+            .disks
+            .iter()
+            .map(|disk| Disk { format: disk.format, read_only: disk.read_only })
+            .collect(),
         nics: (0u8..).zip(&spec.nics).map(|(index, nic)| nic_of(launch.id, index, nic)).collect(),
     };
     let listener = |name: &str, number| Listener { name: name.into(), number };
@@ -88,7 +101,9 @@ fn files(spec: &VmSpec) -> Result<Vec<HandedFile>, Refusal> {
         return Err("initrd and cmdline are for a kernel, and the VM has none".into());
     }
     if spec.disks.len() > MOST_DISKS || spec.nics.len() > MOST_NICS {
-        return Err(format!("a VM can have {MOST_DISKS} disks and {MOST_NICS} network interfaces at most"));
+        return Err(format!(
+            "a VM can have {MOST_DISKS} disks and {MOST_NICS} network interfaces at most"
+        ));
     }
     for (field, text) in [("name", Some(&spec.name)), ("cmdline", spec.cmdline.as_ref())] {
         if text.is_some_and(|text| text.contains('\0')) {
@@ -96,7 +111,10 @@ fn files(spec: &VmSpec) -> Result<Vec<HandedFile>, Refusal> {
         }
     }
     let mut files = Vec::new();
-    let boot = [("kernel", &spec.kernel, command_line::KERNEL_FD), ("initrd", &spec.initrd, command_line::INITRD_FD)];
+    let boot = [
+        ("kernel", &spec.kernel, command_line::KERNEL_FD),
+        ("initrd", &spec.initrd, command_line::INITRD_FD),
+    ];
     for (what, path, number) in boot {
         let Some(path) = path else { continue };
         let path = PathBuf::from(path);
@@ -116,8 +134,12 @@ fn open(what: &str, path: &Path, access: Access) -> Result<File, Refusal> {
         OpenError::Io { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
             format!("the {what} {} is not there", path.display())
         }
-        OpenError::Io { path, source } => format!("the {what} {} could not be opened: {source}", path.display()),
-        OpenError::NoData(path) => format!("the {what} {} is neither a file nor a block device", path.display()),
+        OpenError::Io { path, source } => {
+            format!("the {what} {} could not be opened: {source}", path.display())
+        }
+        OpenError::NoData(path) => {
+            format!("the {what} {} is neither a file nor a block device", path.display())
+        }
     })
 }
 
@@ -148,14 +170,20 @@ mod qcow2 {
     pub(super) enum Fault {
         #[error("is no qcow2 image; state its real format")]
         NoQcow2,
-        #[error("rests on a backing file, which is not opened; flatten it with: qemu-img convert -O qcow2")]
+        #[error(
+            "rests on a backing file, which is not opened; flatten it with: qemu-img convert -O qcow2"
+        )]
         Backing,
-        #[error("keeps its data in another file, which is not opened; flatten it with: qemu-img convert -O qcow2")]
+        #[error(
+            "keeps its data in another file, which is not opened; flatten it with: qemu-img convert -O qcow2"
+        )]
         ExternalData,
     }
 
     pub(super) fn check(header: &[u8; HEADER]) -> Result<(), Fault> {
-        let number = |at: usize, len: usize| header[at..at + len].iter().fold(0u64, |sum, &b| sum << 8 | u64::from(b));
+        let number = |at: usize, len: usize| {
+            header[at..at + len].iter().fold(0u64, |sum, &b| sum << 8 | u64::from(b))
+        };
         if !header.starts_with(MAGIC) || !(2..=3).contains(&number(4, 4)) {
             return Err(Fault::NoQcow2);
         }
@@ -228,7 +256,16 @@ fn companions(spec: &VmSpec, users: &Users, host: &Host<'_>) -> Result<Vec<Compa
 /// Without `--no-map-gw` the guest would reach the host's loopback under the
 /// address of its gateway. With `--fd` it ends when QEMU does.
 fn passt_arguments(number: i32) -> Vec<String> {
-    let words = ["--foreground", "--quiet", "--no-map-gw", "--tcp-ports", "none", "--udp-ports", "none", "--fd"];
+    let words = [
+        "--foreground",
+        "--quiet",
+        "--no-map-gw",
+        "--tcp-ports",
+        "none",
+        "--udp-ports",
+        "none",
+        "--fd",
+    ];
     words.into_iter().map(str::to_owned).chain([number.to_string()]).collect()
 }
 

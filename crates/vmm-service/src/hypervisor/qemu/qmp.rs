@@ -92,7 +92,12 @@ impl Connection {
     }
 
     /// Sends a command.
-    pub(super) async fn send(&mut self, id: u64, command: &str, arguments: Value) -> Result<(), QmpError> {
+    pub(super) async fn send(
+        &mut self,
+        id: u64,
+        command: &str,
+        arguments: Value,
+    ) -> Result<(), QmpError> {
         let mut object = json!({ "execute": command, "id": id });
         if !arguments.is_null() {
             object["arguments"] = arguments;
@@ -104,11 +109,16 @@ impl Connection {
 
     /// Sends a command and waits for its answer; for as long as nobody else
     /// uses the connection. Events that come before the answer are dropped.
-    pub(super) async fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+    pub(super) async fn execute(
+        &mut self,
+        command: &str,
+        arguments: Value,
+    ) -> Result<Value, QmpError> {
         self.send(HANDSHAKE, command, arguments).await?;
         for _ in 0..EVENTS_BEFORE_ANSWER {
             if let Incoming::Answer(HANDSHAKE, answer) = self.next().await? {
-                return answer.map_err(|desc| QmpError::Refused { command: command.to_owned(), desc });
+                return answer
+                    .map_err(|desc| QmpError::Refused { command: command.to_owned(), desc });
             }
         }
         Err(QmpError::NotQmp(format!("no answer to {command} among {EVENTS_BEFORE_ANSWER} lines")))
@@ -167,7 +177,9 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         let opening = tokio::spawn(async move { Connection::open(&path).await.unwrap() });
         let (mut peer, _) = listener.accept().await.unwrap();
-        peer.write_all(b"{\"QMP\": {}}\r\n{\"event\":\"X\"}\n{\"return\": {}, \"id\": 0}\n").await.unwrap();
+        peer.write_all(b"{\"QMP\": {}}\r\n{\"event\":\"X\"}\n{\"return\": {}, \"id\": 0}\n")
+            .await
+            .unwrap();
         let mut handshake = [0; 128];
         assert!(peer.read(&mut handshake).await.unwrap() > 0);
         peer.write_all(script).await.unwrap();
@@ -184,7 +196,10 @@ mod tests {
         assert_eq!(connection.next().await.unwrap(), stop);
         assert_eq!(connection.next().await.unwrap(), Incoming::Answer(6, Err("no".into())));
         // A line of a kind that we do not know is passed over.
-        assert_eq!(connection.next().await.unwrap(), Incoming::Event { name: "E".into(), data: 7.into() });
+        assert_eq!(
+            connection.next().await.unwrap(),
+            Incoming::Event { name: "E".into(), data: 7.into() }
+        );
         drop(peer);
         assert!(matches!(connection.next().await, Err(QmpError::Closed)));
     }
@@ -194,9 +209,8 @@ mod tests {
         let (mut connection, _peer) = against(b"hello\n").await;
         assert!(matches!(connection.next().await, Err(QmpError::NotQmp(_))));
         let (mut connection, mut peer) = against(b"").await;
-        let flood = tokio::spawn(async move {
-            while peer.write_all(&[b' '; 1 << 16]).await.is_ok() {}
-        });
+        let flood =
+            tokio::spawn(async move { while peer.write_all(&[b' '; 1 << 16]).await.is_ok() {} });
         assert!(matches!(connection.next().await, Err(QmpError::TooLong)));
         drop(connection);
         flood.await.unwrap();

@@ -128,7 +128,8 @@ mod tests {
         assert_eq!(dirs.all().unwrap(), [id]);
         dirs.clear(id).unwrap();
         dirs.clear(id).unwrap();
-        let names: Vec<_> = dirs.console_log(id).iter().map(|p| p.file_name().unwrap().to_owned()).collect();
+        let names: Vec<_> =
+            dirs.console_log(id).iter().map(|p| p.file_name().unwrap().to_owned()).collect();
         assert_eq!(names, ["console.log.1", "console.log"]);
         assert_eq!(std::fs::read_dir(dirs.of(id)).unwrap().count(), 2);
         dirs.purge(id).unwrap();

@@ -43,7 +43,11 @@ impl Lab {
             kernel: None,
             initrd: None,
             cmdline: None,
-            disks: vec![DiskSpec { path: disk.to_str().unwrap().into(), format: DiskFormat::Raw, read_only: false }],
+            disks: vec![DiskSpec {
+                path: disk.to_str().unwrap().into(),
+                format: DiskFormat::Raw,
+                read_only: false,
+            }],
             nics: vec![],
             labels: Default::default(),
         };
@@ -53,11 +57,19 @@ impl Lab {
 
 async fn open(dir: &TempDir) -> (QemuHypervisor, CancellationToken) {
     let shutdown = CancellationToken::new();
-    let config = QemuConfig { vm_dir: dir.path().join("vms"), accel: config::AccelChoice::Tcg, ..Default::default() };
+    let config = QemuConfig {
+        vm_dir: dir.path().join("vms"),
+        accel: config::AccelChoice::Tcg,
+        ..Default::default()
+    };
     let opened = QemuHypervisor::open(&config, TaskTracker::new(), shutdown.clone()).await;
-    let mut hypervisor = opened.unwrap_or_else(|error| panic!("these tests run real machines: {error}"));
-    hypervisor.timing =
-        Timing { ping: Duration::from_millis(100), silence: Duration::from_millis(400), handshake: SOON };
+    let mut hypervisor =
+        opened.unwrap_or_else(|error| panic!("these tests run real machines: {error}"));
+    hypervisor.timing = Timing {
+        ping: Duration::from_millis(100),
+        silence: Duration::from_millis(400),
+        handshake: SOON,
+    };
     (hypervisor, shutdown)
 }
 

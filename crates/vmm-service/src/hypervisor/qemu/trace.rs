@@ -32,7 +32,9 @@ pub(super) fn of(dir: &Path) -> Trace {
     match records::read::<RunRecord>(dir, records::RUN) {
         Ok(Some(record)) => of_record(record),
         Ok(None) => unrecorded(dir),
-        Err(error) => unknown(format!("{} cannot be read: {error}", dir.join(records::RUN).display())),
+        Err(error) => {
+            unknown(format!("{} cannot be read: {error}", dir.join(records::RUN).display()))
+        }
     }
 }
 
@@ -75,7 +77,12 @@ fn unrecorded(dir: &Path) -> Trace {
     let launch = match records::read::<LaunchRecord>(dir, records::LAUNCH) {
         Ok(Some(launch)) => launch,
         Ok(None) => return Trace::None,
-        Err(error) => return unknown(format!("{} cannot be read: {error}", dir.join(records::LAUNCH).display())),
+        Err(error) => {
+            return unknown(format!(
+                "{} cannot be read: {error}",
+                dir.join(records::LAUNCH).display()
+            ));
+        }
     };
     match files::lock_dir(dir) {
         Ok(Some(_)) => {}

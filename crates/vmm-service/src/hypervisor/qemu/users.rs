@@ -46,7 +46,8 @@ impl UserPool {
         let place = match self.taken.get(&id) {
             Some(&place) => place,
             None => {
-                let place = (0..self.places).find(|place| !self.taken.values().any(|taken| taken == place))?;
+                let place = (0..self.places)
+                    .find(|place| !self.taken.values().any(|taken| taken == place))?;
                 self.taken.insert(id, place);
                 place
             }
