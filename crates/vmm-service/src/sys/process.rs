@@ -111,7 +111,7 @@ impl Watch {
     pub async fn ended(&self) {
         if self.registered.readable().await.is_err() {
             // The runtime shuts down: the end will not be seen here any more.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
