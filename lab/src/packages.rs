@@ -134,18 +134,19 @@ pub fn ensure_guest_target(tree: &Tree, say: Say<'_>) -> Result<()> {
         .with_context(|| format!("without rustup, install Rust's target {GUEST_TARGET} yourself"))
 }
 
+/// apt's own words are only shown when it fails: they fill a screen.
 fn install(packages: &[&str]) -> Result<()> {
     if !lists_are_there() {
-        run(apt().args(["update", "-qq"]))?;
+        output(apt().args(["update", "-qq"]))?;
     }
     let mut install = apt();
     install.args(["install", "-qq", "-y", "--no-install-recommends"]).args(packages);
-    if run(&mut install).is_ok() {
+    if output(&mut install).is_ok() {
         return Ok(());
     }
     // The lists may be older than what the archive still holds.
-    run(apt().args(["update", "-qq"]))?;
-    run(&mut install).context("install these packages by hand, then run this again")
+    output(apt().args(["update", "-qq"]))?;
+    output(&mut install).map(drop).context("install these packages by hand, then run this again")
 }
 
 /// `apt-get` as root, without questions.

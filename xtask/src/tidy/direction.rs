@@ -17,7 +17,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("lab", &["guest-protocol", "vmm-api"]),
     ("e2e", &["guest-protocol", "lab", "vmm-api"]),
     ("bench", &["guest-protocol", "lab", "vmm-api"]),
-    ("xtask", &["lab", "vmm-api"]),
+    ("xtask", &["guest-protocol", "lab", "vmm-api"]),
 ];
 
 /// A program's source folder and its layers, top to bottom. A module may name
