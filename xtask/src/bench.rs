@@ -1,8 +1,10 @@
 //! `cargo xtask bench`: builds what is measured as it is shipped, and measures.
 
 use anyhow::Result;
+use lab::Tree;
+use lab::build::Profile;
 
-use crate::workspace;
+use crate::{e2e, workspace};
 
 /// Measure beside peers and limits; without a name, list what can be measured
 #[derive(clap::Args)]
@@ -14,30 +16,16 @@ pub struct Args {
 
 /// Builds and runs one benchmark.
 pub fn run(args: &Args) -> Result<()> {
-    if !args.benchmark.is_empty() {
-        workspace::run(&mut workspace::cargo(&[
-            "build",
-            "--package",
-            "infiniservice",
-            "--profile",
-            "agent",
-            "--target",
-            "x86_64-unknown-linux-musl",
-        ]))?;
-        workspace::run(&mut workspace::cargo(&[
-            "build",
-            "--release",
-            "--package",
-            "vmm-service",
-            "--package",
-            "vmmctl",
-        ]))?;
-    }
     let mut command =
         workspace::cargo(&["run", "--quiet", "--release", "--package", "bench", "--"]);
-    match args.benchmark.as_slice() {
-        [] => command.arg("help"),
-        some => command.args(some),
-    };
-    workspace::run(&mut command)
+    if args.benchmark.is_empty() {
+        return workspace::run(command.arg("help"));
+    }
+    let say = |line: &str| println!("{line}");
+    e2e::install()?;
+    let tree = Tree::locate()?;
+    let agent = lab::build::agent(&tree, &say)?;
+    let host = lab::build::host_programs(&tree, Profile::Release, &say)?;
+    command.args(&args.benchmark).arg("--agent").arg(agent);
+    workspace::run(command.arg("--programs").args(host.daemon.parent()))
 }

@@ -1,7 +1,12 @@
-//! `cargo xtask e2e`: the whole-system tests, with everything they drive built
-//! before they start.
+//! `cargo xtask e2e`: the whole-system tests, with everything they need installed
+//! and built before they start.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use lab::Tree;
+use lab::build::{HostPrograms, Profile};
 
 use crate::steps::{Steps, Tally, run_tests};
 use crate::workspace;
@@ -19,16 +24,7 @@ pub struct Args {
 /// Builds, runs, and fails when a test fails.
 pub fn run(args: &Args) -> Result<()> {
     if args.list {
-        return workspace::run(&mut workspace::cargo(&[
-            "run",
-            "--quiet",
-            "--package",
-            "e2e",
-            "--bin",
-            "e2e",
-            "--",
-            "--list",
-        ]));
+        return list();
     }
     let mut steps = Steps::new();
     run_steps(&mut steps, args.filter.as_deref());
@@ -37,40 +33,67 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// The steps, for `test` to put others before them.
 pub fn run_steps(steps: &mut Steps, filter: Option<&str>) {
-    if steps.run("build the programs", build) {
-        steps.run("whole-system tests", || {
-            let mut command =
-                workspace::cargo(&["run", "--quiet", "--package", "e2e", "--bin", "e2e", "--"]);
-            let tally = run_tests(command.args(filter))?;
-            if tally == Tally::default() {
-                bail!("no test ran");
-            }
-            Ok(tally)
-        });
+    let mut built = None;
+    let ready = steps.run("packages", || {
+        install()?;
+        Ok(Tally::default())
+    }) && steps.run("programs", || {
+        built = Some(Built::new(Profile::Dev)?);
+        Ok(Tally::default())
+    });
+    if let Some(built) = built.filter(|_| ready) {
+        steps.run("whole-system tests", || play(&built, filter, &[]));
     }
 }
 
-/// Builds what the tests drive: the agent as guests get it, and the programs of
-/// the host.
-fn build() -> Result<Tally> {
-    workspace::run(&mut workspace::cargo(&[
-        "build",
-        "--package",
-        "infiniservice",
-        "--profile",
-        "agent",
-        "--target",
-        AGENT_TARGET,
-    ]))?;
-    workspace::run(&mut workspace::cargo(&[
-        "build",
-        "--package",
-        "vmm-service",
-        "--package",
-        "vmmctl",
-    ]))?;
-    Ok(Tally::default())
+/// Prints the names of all tests.
+pub fn list() -> Result<()> {
+    let mut command = workspace::cargo(&["run", "--quiet", "--package", "e2e", "--", "--list"]);
+    workspace::run(&mut command)
 }
 
-/// One static file that runs in any Linux guest.
-const AGENT_TARGET: &str = "x86_64-unknown-linux-musl";
+/// Installs what a guest needs to boot here, and says what.
+pub fn install() -> Result<()> {
+    lab::packages::ensure(lab::packages::TO_BOOT_GUESTS, &say)?;
+    lab::packages::ensure_guest_target(&Tree::locate()?, &say)
+}
+
+/// What the tests drive, and the program that drives it.
+pub struct Built {
+    tree: Tree,
+    agent: PathBuf,
+    programs: HostPrograms,
+}
+
+impl Built {
+    /// Builds all of it, and brings the guests' kernel.
+    pub fn new(profile: Profile) -> Result<Self> {
+        let tree = Tree::locate()?;
+        let agent = lab::build::agent(&tree, &say)?;
+        let programs = lab::build::host_programs(&tree, profile, &say)?;
+        lab::kernel::obtain(&tree, &say)?;
+        workspace::run(&mut workspace::cargo(&["build", "--package", "e2e"]))?;
+        Ok(Self { tree, agent, programs })
+    }
+}
+
+/// Plays the tests whose names contain the filter. Fails when there is none: a
+/// run without a test would look like one without a failure.
+pub fn play(built: &Built, filter: Option<&str>, more: &[OsString]) -> Result<Tally> {
+    // The daemon needs root, and the tests look at its processes. The kernel that
+    // we have obtained lies where we look for it, not where root would.
+    let cache = (OsString::from("INFINIBAY_LAB_CACHE"), built.tree.cache().into());
+    let mut command = lab::program::privileged(built.tree.target().join("debug/e2e"), &[cache]);
+    command.current_dir(workspace::root()).args(filter).args(more);
+    command.arg("--agent").arg(&built.agent);
+    command.arg("--programs").args(built.programs.daemon.parent());
+    let tally = run_tests(&mut command)?;
+    if tally == Tally::default() {
+        bail!("no test ran");
+    }
+    Ok(tally)
+}
+
+fn say(line: &str) {
+    println!("{line}");
+}

@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod deny;
 mod e2e;
+mod soak;
 mod steps;
 mod test;
 mod tidy;
@@ -34,6 +35,7 @@ enum Command {
     Demo(demo::Args),
     Bare(bare::Args),
     Bench(bench::Args),
+    Soak(soak::Args),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Bare(args) => bare::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Soak(args) => soak::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

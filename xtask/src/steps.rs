@@ -58,7 +58,7 @@ impl Steps {
     /// the steps after it still run, so that one run shows every mistake.
     /// True when the step succeeded.
     pub fn run(&mut self, name: &'static str, work: impl FnOnce() -> Result<Tally>) -> bool {
-        println!("== {name}");
+        println!("== {name} (after {:.0} s)", self.started.elapsed().as_secs_f64());
         let began = Instant::now();
         let outcome = work();
         let took = began.elapsed();
