@@ -1,0 +1,1 @@
+//! The gate, without any input or output.

@@ -1,0 +1,1 @@
+//! The channel over a real unix socket.

@@ -1,0 +1,17 @@
+//! Linux.
+
+pub mod boot;
+pub mod cpu;
+pub mod disk;
+pub mod listen;
+pub mod load;
+pub mod memory;
+pub mod network;
+pub mod os;
+pub mod port;
+pub mod power;
+mod procfs;
+pub mod random;
+pub mod signal;
+pub mod state;
+pub mod time;
