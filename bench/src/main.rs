@@ -3,12 +3,14 @@
 //! asserted. `cargo xtask bench NAME` builds what is measured and runs this.
 
 mod agent_memory;
+mod by_hand;
 mod command_latency;
 mod guest;
 mod guest_wire;
 mod peers;
 mod results;
 mod samples;
+mod vm_start;
 
 use std::path::PathBuf;
 
@@ -39,6 +41,8 @@ enum Benchmark {
     AgentMemory,
     /// guest-ping round trips: raw echo, qemu-ga and infiniservice.
     CommandLatency,
+    /// From start to the agent's hello: the daemon, and its command line by hand.
+    VmStart,
     /// The raw echo that command-latency measures against; not for people.
     #[command(hide = true)]
     Echo {
@@ -56,6 +60,9 @@ fn main() -> anyhow::Result<()> {
         }
         Benchmark::CommandLatency => {
             command_latency::run(&args.agent).context("command-latency did not finish")
+        }
+        Benchmark::VmStart => {
+            vm_start::run(&args.programs, &args.agent).context("vm-start did not finish")
         }
         Benchmark::Echo { socket } => peers::echo(&socket).context("the echo ended"),
     }
