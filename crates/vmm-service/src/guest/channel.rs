@@ -115,7 +115,7 @@ impl Channel {
         if let Some(previous) = previous
             && let Err(error) = previous.await
         {
-            tracing::error!(%error, "A channel's task ended badly.");
+            tracing::error!(vm = %self.state.vm(), %error, "A channel's task ended badly.");
         }
         let mut retry = self.pace.retry;
         loop {
@@ -132,7 +132,7 @@ impl Channel {
                     drop(stream);
                     self.session.renew();
                 }
-                Err(error) => tracing::debug!(%error, socket = ?self.socket, "No connection."),
+                Err(error) => self.log(&error, "A channel's socket lets nobody in."),
             }
             if !self.wait(jittered(retry)).await {
                 break;
@@ -222,7 +222,7 @@ impl Channel {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(%error, socket = ?self.socket, "A channel's connection broke.");
+            self.log(&error, "A channel's connection broke.");
         }
         link.spoke
     }
@@ -266,6 +266,10 @@ impl Channel {
             self.session.flushed();
         }
         Ok(())
+    }
+
+    fn log(&self, error: &io::Error, what: &str) {
+        tracing::debug!(vm = %self.state.vm(), %error, socket = ?self.socket, "{what}");
     }
 
     fn next_wake(&self, link: &Link, seen: Signals, now: Instant) -> Instant {

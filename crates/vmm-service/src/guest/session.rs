@@ -114,7 +114,7 @@ impl Session {
         let message = match codec::parse_guest_message(object) {
             Ok(message) => message,
             Err(error) => {
-                tracing::debug!(%error, "A guest sent what is no message.");
+                tracing::debug!(vm = %self.state.vm(), %error, "A guest sent what is no message.");
                 self.state.malformed();
                 return;
             }
@@ -183,14 +183,15 @@ impl Session {
 
     fn hello(&mut self, hello: Hello, now: Instant) {
         if !is_sane(&hello) {
-            tracing::debug!("A guest's hello has texts that are too long.");
+            tracing::debug!(vm = %self.state.vm(), "A guest's hello has texts that are too long.");
             self.state.malformed();
             return;
         }
         if negotiate(&hello.protocols).is_none() {
             tracing::warn!(
+                vm = %self.state.vm(),
                 agent = ?hello.agent,
-                "A guest's agent speaks no version of the channel that this daemon speaks; update the older of the two.",
+                "Agent and daemon share no version of the channel; update the older of the two.",
             );
             self.state.malformed();
             return;
@@ -274,3 +275,6 @@ fn clock() -> Timestamp {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp { seconds: now.as_secs(), microseconds: now.subsec_micros() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,6 +65,10 @@ impl GuestState {
         Self { vm, events, known: Mutex::default() }
     }
 
+    pub(super) fn vm(&self) -> Uuid {
+        self.vm
+    }
+
     pub(super) fn summary(&self) -> GuestSummary {
         self.lock().summary()
     }
@@ -218,7 +222,11 @@ impl GuestState {
     }
 
     pub(super) fn throttled(&self) {
-        self.lock().drops.throttled += 1;
+        let mut known = self.lock();
+        if known.drops.throttled == 0 {
+            tracing::warn!(vm = %self.vm, "A guest sends too fast and is read more slowly.");
+        }
+        known.drops.throttled += 1;
     }
 
     fn spoke(&self, known: &mut Known) {
@@ -229,10 +237,20 @@ impl GuestState {
     }
 
     fn set_agent(&self, known: &mut Known, agent: AgentState) {
-        if known.agent != agent {
-            known.agent = agent;
-            self.events.publish(Some(self.vm), EventKind::Agent { agent });
+        if known.agent == agent {
+            return;
         }
+        known.agent = agent;
+        let vm = self.vm;
+        match agent {
+            AgentState::Connected => {
+                let name = known.identity.as_ref().map(|identity| identity.agent.as_str());
+                tracing::info!(%vm, agent = ?name, "The guest's agent is connected.");
+            }
+            AgentState::Silent => tracing::warn!(%vm, "The guest's agent is silent."),
+            AgentState::Absent => tracing::info!(%vm, "The guest's agent is gone."),
+        }
+        self.events.publish(Some(vm), EventKind::Agent { agent });
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
