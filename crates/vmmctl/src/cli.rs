@@ -103,14 +103,19 @@ pub(crate) struct List {
     #[arg(long)]
     pub(crate) state: Option<StateWord>,
     /// Only VMs with this label.
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub(crate) label: Option<String>,
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub(crate) label: Option<(String, String)>,
     /// What to sort by.
     #[arg(long, value_enum, default_value_t = SortBy::Name)]
     pub(crate) sort: SortBy,
     /// Turn the order round.
     #[arg(long)]
     pub(crate) reverse: bool,
+}
+
+fn label(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("a label is written KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// The states of a VM.

@@ -44,6 +44,28 @@ impl Failure {
         Self::Told(Told { what: what.into(), details: Vec::new(), advice, exit })
     }
 
+    /// An error of a request about one VM.
+    pub(crate) fn about(vm: &str, error: Error) -> Self {
+        match error.status() {
+            Some(404) => Self::new(
+                Exit::NoSuchVm,
+                format!("there is no VM {vm:?}"),
+                "`vmmctl list` shows those that there are",
+            ),
+            Some(409) => {
+                Self::from(error).advising(format!("`vmmctl info {vm}` shows the state it is in"))
+            }
+            _ => Self::from(error),
+        }
+    }
+
+    fn advising(mut self, advice: String) -> Self {
+        if let Self::Told(told) = &mut self {
+            told.advice = Some(advice);
+        }
+        self
+    }
+
     /// Lines between what happened and what to do.
     pub(crate) fn with_details(mut self, lines: impl IntoIterator<Item = String>) -> Self {
         if let Self::Told(told) = &mut self {
@@ -119,9 +141,9 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 fn refused(problem: &Problem) -> Failure {
     let (exit, advice) = match problem.status {
         401 | 403 => (Exit::Refused, "run as root, or ask an administrator".to_owned()),
-        404 => (Exit::NoSuchVm, "`vmmctl list` shows those that there are".to_owned()),
-        409 => (Exit::Refused, "`vmmctl info NAME` shows the state it is in".to_owned()),
-        429 => (Exit::Refused, "wait a moment and try again".to_owned()),
+        404 => (Exit::Failed, "is vmm-service older than vmmctl?".to_owned()),
+        409 => (Exit::Refused, "`vmmctl list` shows what there is".to_owned()),
+        429 | 503 => (Exit::Refused, "wait a moment and try again".to_owned()),
         400..500 if problem.errors.is_empty() => {
             (Exit::Refused, format!("problem {}, request {}", problem.kind, problem.request_id))
         }

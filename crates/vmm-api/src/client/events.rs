@@ -16,6 +16,9 @@ use crate::event::Event;
 /// How long the daemon may take to begin the stream.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a stream may be silent: the daemon says every 15 s that it lives.
+const SILENCE_DEADLINE: Duration = Duration::from_secs(60);
+
 /// The longest refusal that is read.
 const MAX_REFUSAL_BYTES: usize = 1024 * 1024;
 
@@ -77,7 +80,7 @@ impl EventStream {
         })
     }
 
-    /// Waits for what comes next, without a deadline. Not cancel-safe while the
+    /// Waits for what comes next, however long that takes. Not cancel-safe while the
     /// connection is being made again: keep the future.
     ///
     /// # Errors
@@ -86,7 +89,8 @@ impl EventStream {
     /// stream of events: trying again would bring the same.
     pub async fn next(&mut self) -> Result<Next, Error> {
         let Some(open) = &mut self.open else { return self.reconnect().await };
-        match open.next(&mut self.last_id).await {
+        let next = tokio::time::timeout(SILENCE_DEADLINE, open.next(&mut self.last_id));
+        match next.await.unwrap_or(Err(Error::TimedOut(SILENCE_DEADLINE))) {
             Ok(next) => {
                 self.pause = BACK_OFF.0;
                 Ok(next)

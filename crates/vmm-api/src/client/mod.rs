@@ -58,8 +58,8 @@ pub struct Client {
 pub struct ListQuery {
     /// Only those in this state, by its word.
     pub state: Option<String>,
-    /// Only those with this label, as `key=value`.
-    pub label: Option<String>,
+    /// Only those with this label: key and value.
+    pub label: Option<(String, String)>,
     /// How many to a page; the daemon's own default when absent.
     pub limit: Option<u32>,
     /// Where the page begins: `next_cursor` of the page before.
@@ -95,11 +95,12 @@ impl Client {
     /// See [`Client::health`].
     pub async fn list(&self, query: &ListQuery) -> Result<VmList, Error> {
         let limit = query.limit.map(|limit| limit.to_string());
+        let label = query.label.as_ref().map(|(key, value)| format!("{key}:{value}"));
         let path = with_query(
             "/vms",
             &[
                 ("state", query.state.as_deref()),
-                ("label", query.label.as_deref()),
+                ("label", label.as_deref()),
                 ("limit", limit.as_deref()),
                 ("cursor", query.cursor.as_deref()),
             ],

@@ -37,11 +37,18 @@ impl Client {
             if left.is_zero() {
                 return Err(Error::TimedOut(deadline));
             }
+            let asked = Instant::now();
             match self.operation(operation.id, left.min(POLL)).await {
                 Ok(now) => {
                     operation = now;
                     away_since = None;
-                    pause = BACK_OFF.0;
+                    // A daemon that goes down answers at once what it knows.
+                    if asked.elapsed() > BACK_OFF.1 {
+                        pause = BACK_OFF.0;
+                    } else if operation.state == OperationState::Running {
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(BACK_OFF.1);
+                    }
                 }
                 Err(error @ (Error::NotReachable { .. } | Error::Lost(_))) => {
                     let since = *away_since.get_or_insert_with(Instant::now);

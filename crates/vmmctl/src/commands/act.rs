@@ -72,7 +72,7 @@ pub(super) async fn run(
             Ok(operation) => begun.push((name.as_str(), operation)),
             // Without the daemon every other name would say the same.
             Err(error @ Error::NotReachable { .. }) => return Err(error.into()),
-            Err(error) => tell(output, &error.into(), &mut failed),
+            Err(error) => tell(output, &Failure::about(name, error), &mut failed),
         }
     }
     if begin.no_wait {

@@ -10,13 +10,17 @@ use vmm_api::event::EventKind;
 use crate::cli::{Events, Format};
 use crate::failure::{Failure, chain};
 use crate::output::Output;
+use crate::render::clock::Clock;
 use crate::render::event;
 use crate::render::text::{Style, Text};
 
 pub(super) async fn run(client: &Client, output: Output, events: Events) -> Result<(), Failure> {
     let vm = match &events.name {
         None => None,
-        Some(name) => Some(client.vm(name).await?.id.to_string()),
+        Some(name) => {
+            let vm = client.vm(name).await.map_err(|error| Failure::about(name, error))?;
+            Some(vm.id.to_string())
+        }
     };
     let since = events.since.map(|id| id.to_string());
     let mut stream = client.events(vm.as_deref(), since).await?;
@@ -32,7 +36,7 @@ pub(super) async fn run(client: &Client, output: Output, events: Events) -> Resu
                     names.insert(id, name.clone());
                 }
                 let name = event.vm.map(|id| names.get(&id).cloned().unwrap_or(id.to_string()));
-                output.lines(&[event::line(event, name.as_deref())])?;
+                output.lines(&[event::line(event, name.as_deref(), &Clock::now())])?;
             }
             Next::Unknown { kind } => {
                 let what = format!("an event of the kind {kind:?}, which is newer than vmmctl");

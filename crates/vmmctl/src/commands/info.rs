@@ -1,17 +1,17 @@
 //! `vmmctl info`.
 
-use jiff::Timestamp;
 use vmm_api::client::Client;
 
 use crate::cli::{Format, One};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::render::clock::Clock;
 use crate::render::vm;
 
 pub(super) async fn run(client: &Client, output: Output, one: &One) -> Result<(), Failure> {
-    let vm = client.vm(&one.name).await?;
+    let vm = client.vm(&one.name).await.map_err(|error| Failure::about(&one.name, error))?;
     if output.format == Format::Json {
         return output.document(&vm);
     }
-    output.lines(&vm::info(&vm, Timestamp::now(), output.width()))
+    output.lines(&vm::info(&vm, &Clock::now(), output.width()))
 }

@@ -2,13 +2,13 @@
 
 use std::cmp::Reverse;
 
-use jiff::Timestamp;
 use vmm_api::client::{Client, ListQuery};
 use vmm_api::vm::{Vm, VmList};
 
 use crate::cli::{Format, List, SortBy};
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::render::clock::Clock;
 use crate::render::text::{Style, Text};
 use crate::render::{units, vm};
 
@@ -30,7 +30,7 @@ pub(super) async fn run(client: &Client, output: Output, list: &List) -> Result<
         output.note(&[Text::styled(Style::Faint, empty(&query))]);
         return Ok(());
     }
-    let mut lines = vm::list(&vms, Timestamp::now(), output.width());
+    let mut lines = vm::list(&vms, &Clock::now(), output.width());
     if output.terminal {
         let count = units::count(vms.len(), "VM", "VMs");
         lines.extend([Text::default(), Text::styled(Style::Faint, count)]);

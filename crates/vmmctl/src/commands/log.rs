@@ -1,6 +1,6 @@
 //! `vmmctl log`: the console as the guest wrote it; tamed on a terminal.
 
-use vmm_api::client::Client;
+use vmm_api::client::{Client, Error};
 
 use crate::cli::Log;
 use crate::failure::Failure;
@@ -14,9 +14,10 @@ const BYTES_PER_LINE: u64 = 200;
 const MAX_LINE_CHARS: usize = 4096;
 
 pub(super) async fn run(client: &Client, output: Output, log: &Log) -> Result<(), Failure> {
+    let about = |error| Failure::about(&log.name, error);
     let bytes = match log.lines {
-        None => client.console_log(&log.name, None).await?.to_vec(),
-        Some(lines) => tail(client, &log.name, lines).await?,
+        None => client.console_log(&log.name, None).await.map_err(about)?.to_vec(),
+        Some(lines) => tail(client, &log.name, lines).await.map_err(about)?,
     };
     if !output.terminal {
         return output.raw(&bytes);
@@ -25,7 +26,7 @@ pub(super) async fn run(client: &Client, output: Output, log: &Log) -> Result<()
 }
 
 /// The last lines: asks for more until there are enough or there is no more.
-async fn tail(client: &Client, name: &str, lines: usize) -> Result<Vec<u8>, Failure> {
+async fn tail(client: &Client, name: &str, lines: usize) -> Result<Vec<u8>, Error> {
     let wanted = u64::try_from(lines).unwrap_or(u64::MAX).saturating_add(1);
     let mut ask = wanted.saturating_mul(BYTES_PER_LINE);
     loop {

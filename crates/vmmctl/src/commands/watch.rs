@@ -6,7 +6,6 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt as _, OptionFuture};
 use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use uuid::Uuid;
@@ -18,6 +17,7 @@ use crate::cli::{Format, Watch};
 use crate::failure::Failure;
 use crate::fleet::{Change, Fleet};
 use crate::output::Output;
+use crate::render::clock::Clock;
 use crate::render::text::{Style, Text};
 use crate::render::watch;
 use crate::sys::terminal::{Input, Said, Screen, Size};
@@ -40,7 +40,7 @@ const ASK_AT_ONCE: usize = 8;
 
 pub(super) async fn run(client: &Client, output: Output, watch: Watch) -> Result<(), Failure> {
     for name in &watch.names {
-        client.vm(name).await?;
+        client.vm(name).await.map_err(|error| Failure::about(name, error))?;
     }
     let plain = watch.interval.is_some() || watch.count.is_some();
     if plain || !output.terminal || output.format == Format::Json {
@@ -67,7 +67,7 @@ async fn print(client: &Client, output: Output, watch: Watch) -> Result<(), Fail
                 output.json_line(&json!({"vm": member.vm, "facts": member.facts}))?;
             }
         } else {
-            let mut lines = watch::table(&fleet, Timestamp::now(), output.width());
+            let mut lines = watch::table(&fleet, &Clock::now(), output.width());
             if !std::mem::take(&mut first) {
                 lines.insert(0, Text::default());
             }
@@ -242,14 +242,11 @@ impl<'a> Live<'a> {
     }
 
     fn frame(&self, size: Size) -> Vec<Text> {
-        let now = Timestamp::now();
+        let clock = Clock::now();
         let left = watch::summary(&self.fleet);
         let right = match self.trouble {
             Some(trouble) => Text::styled(Style::Bad, trouble),
-            None => Text::styled(
-                Style::Faint,
-                format!("{}  q leaves", now.to_zoned(TimeZone::system()).strftime("%H:%M:%S")),
-            ),
+            None => Text::styled(Style::Faint, format!("{}  q leaves", clock.time_of_day())),
         };
         let room = size.columns.saturating_sub(left.width() + right.width()).max(2);
         let head = left.and(Style::Plain, " ".repeat(room)).append(right);
@@ -258,7 +255,7 @@ impl<'a> Live<'a> {
             lines.push(Text::new("There are no VMs yet; `vmmctl create -f spec.toml` makes one."));
             return lines;
         }
-        lines.extend(watch::table(&self.fleet, now, Some(size.columns)));
+        lines.extend(watch::table(&self.fleet, &clock, Some(size.columns)));
         let hidden = lines.len().saturating_sub(size.rows);
         if hidden > 0 {
             // The last line tells of those that it and what follows displace.

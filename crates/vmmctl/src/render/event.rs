@@ -4,10 +4,11 @@ use serde_json::Value;
 use vmm_api::event::{Event, EventKind};
 use vmm_api::operation::{Operation, OperationState};
 
+use super::clock::Clock;
 use super::guest::detail;
 use super::text::{Style, Text};
 use super::units;
-use super::vm::{agent, local_time, state, word};
+use super::vm::{agent, state, word};
 
 /// How wide the names are, so that the lines of most VMs stand in columns.
 const NAME_WIDTH: usize = 16;
@@ -19,7 +20,7 @@ const KIND_WIDTH: usize = 9;
 const NAMED_FACTS: usize = 8;
 
 /// The line of an event; `name` is that of its VM.
-pub(crate) fn line(event: &Event, name: Option<&str>) -> Text {
+pub(crate) fn line(event: &Event, name: Option<&str>, clock: &Clock) -> Text {
     let (kind, what) = match &event.kind {
         EventKind::Created { .. } => ("created", Text::default()),
         EventKind::Deleted { .. } => ("deleted", Text::default()),
@@ -53,7 +54,7 @@ pub(crate) fn line(event: &Event, name: Option<&str>) -> Text {
     };
     let name = Text::new(name.unwrap_or("–")).cut(NAME_WIDTH);
     let room = " ".repeat(NAME_WIDTH - name.width() + 2);
-    Text::styled(Style::Faint, format!("{}  ", local_time(event.at)))
+    Text::styled(Style::Faint, format!("{}  ", clock.local(event.at)))
         .append(name)
         .and(Style::Plain, room)
         .and(Style::Plain, format!("{kind:<KIND_WIDTH$}  "))

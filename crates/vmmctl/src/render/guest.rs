@@ -3,32 +3,35 @@
 use std::collections::BTreeMap;
 
 use guest_protocol::facts::{Cpu, Disk, Facts, Filesystem, Interface, Load, Memory, Os};
-use jiff::Timestamp;
 use vmm_api::guest::{AgentState, ChannelDrops, Guest};
-use vmm_api::vm::Vm;
+use vmm_api::vm::{State, Vm};
 
 use super::bar::{bar, level};
+use super::clock::Clock;
 use super::table::{Column, Table};
 use super::text::{Style, Text};
 use super::units;
-use super::vm::{agent, field, seconds_since, state, word};
+use super::vm::{agent, field, state, word};
 
 /// How wide the bars are, with little and with much room.
 const BAR_WIDTHS: (usize, usize) = (20, 40);
+
+/// How wide the longest address is: IPv6 in full with its prefix length.
+const MAX_ADDRESS_WIDTH: usize = 43;
 
 /// From how many columns on there is much room.
 const WIDE: usize = 120;
 
 /// The page.
-pub(crate) fn page(vm: &Vm, guest: &Guest, now: Timestamp, width: Option<usize>) -> Vec<Text> {
+pub(crate) fn page(vm: &Vm, guest: &Guest, clock: &Clock, width: Option<usize>) -> Vec<Text> {
     let wide = width.is_none_or(|width| width >= WIDE);
     let bar_width = if wide { BAR_WIDTHS.1 } else { BAR_WIDTHS.0 };
-    let mut lines = heading(vm, guest, now);
+    let mut lines = heading(vm, guest, clock);
     let facts = &guest.facts;
     if let Some(os) = &facts.os {
         lines.extend(system(os));
     }
-    if let Some(seconds) = uptime(facts, guest.clock_offset_s, now) {
+    if let Some(seconds) = uptime(facts, guest.clock_offset_s, clock) {
         lines.push(field("Up", Text::new(units::duration(seconds))));
     }
     if let Some(cpu) = &facts.cpu {
@@ -56,17 +59,17 @@ pub(crate) fn page(vm: &Vm, guest: &Guest, now: Timestamp, width: Option<usize>)
 
 /// How long a guest has been up, now. The boot's moment is by the guest's
 /// clock, whose distance from ours is known once it has spoken.
-pub(crate) fn uptime(facts: &Facts, clock_offset_s: Option<f64>, now: Timestamp) -> Option<f64> {
+pub(crate) fn uptime(facts: &Facts, clock_offset_s: Option<f64>, clock: &Clock) -> Option<f64> {
     let uptime = facts.uptime.as_ref()?;
     #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit")]
     let (boot, told) = (uptime.boot_time_s as f64, uptime.uptime_s as f64);
     let Some(offset) = clock_offset_s else { return Some(told) };
-    let since = now.as_duration().as_secs_f64() + offset - boot;
+    let since = clock.now.as_duration().as_secs_f64() + offset - boot;
     Some(if boot > 0.0 && since >= 0.0 { since } else { told })
 }
 
-fn heading(vm: &Vm, guest: &Guest, now: Timestamp) -> Vec<Text> {
-    let since = units::duration(seconds_since(vm.state_changed_at, now));
+fn heading(vm: &Vm, guest: &Guest, clock: &Clock) -> Vec<Text> {
+    let since = units::duration(clock.since(vm.state_changed_at));
     let first = Text::styled(Style::Strong, &vm.spec.name)
         .and(Style::Plain, "  ")
         .append(state(vm.state))
@@ -78,11 +81,14 @@ fn heading(vm: &Vm, guest: &Guest, now: Timestamp) -> Vec<Text> {
     if let Some(version) = &guest.agent_version {
         agent_line = agent_line.and(Style::Faint, "  ").and(Style::Faint, version);
     }
-    if guest.summary.agent == AgentState::Absent && guest.facts == Facts::default() {
-        agent_line = agent_line.and(
-            Style::Plain,
-            ": the guest has said nothing in this run of the VM; is infiniservice in it?",
-        );
+    if guest.summary.agent == AgentState::Absent {
+        let runs = matches!(vm.state, State::Running | State::Paused);
+        let why = if runs {
+            ": nothing heard in this run; is infiniservice in the guest?"
+        } else {
+            ": the VM does not run"
+        };
+        agent_line = agent_line.and(Style::Plain, why);
     }
     vec![first, Text::default(), field("Agent", agent_line)]
 }
@@ -143,9 +149,9 @@ fn memory_lines(memory: &Memory, bar_width: usize) -> Vec<Text> {
 
 fn filesystems(all: &BTreeMap<String, Filesystem>, bar_width: usize) -> Table {
     let mut table = Table::new(vec![
-        Column::left("FILE SYSTEM").shrinks_to(12),
+        Column::left("FILE SYSTEM").shrinks_to(24),
         Column::left("TYPE").importance(30).shrinks_to(6),
-        Column::left("DEVICE").importance(10).shrinks_to(8),
+        Column::left("DEVICE").importance(10).shrinks_to(16),
         Column::right("SIZE").importance(50),
         Column::right("USED").importance(60),
         Column::right("FREE").importance(40),
@@ -198,7 +204,7 @@ fn interfaces(all: &BTreeMap<String, Interface>) -> Table {
     let mut table = Table::new(vec![
         Column::left("INTERFACE").shrinks_to(8),
         Column::left("LINK").importance(60),
-        Column::left("ADDRESSES").importance(70).shrinks_to(18),
+        Column::left("ADDRESSES").importance(70),
         Column::right("RECEIVING").importance(50),
         Column::right("SENDING").importance(50),
         Column::left("MAC").importance(40),
@@ -215,7 +221,7 @@ fn interfaces(all: &BTreeMap<String, Interface>) -> Table {
         table.row(vec![
             Text::new(name),
             link,
-            addresses.next().map_or_else(Text::absent, Text::new),
+            addresses.next().map_or_else(Text::absent, address),
             rate(interface.received_bytes_per_second),
             rate(interface.sent_bytes_per_second),
             interface.mac.as_ref().map_or_else(Text::absent, Text::new),
@@ -223,13 +229,18 @@ fn interfaces(all: &BTreeMap<String, Interface>) -> Table {
             Text::new(units::bytes(interface.sent_bytes)),
         ]);
         // Further addresses stand beneath the first.
-        for address in addresses {
+        for another in addresses {
             let mut row = vec![Text::default(); 8];
-            row[2] = Text::new(address);
+            row[2] = address(another);
             table.row(row);
         }
     }
     table
+}
+
+/// Whole where it is an address, which people copy.
+fn address(text: impl AsRef<str>) -> Text {
+    Text::new(text).cut(MAX_ADDRESS_WIDTH)
 }
 
 fn boot(guest: &Guest) -> Table {

@@ -1,10 +1,9 @@
 //! A VM from the host's side: the list, and what `info` tells.
 
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use vmm_api::guest::AgentState;
 use vmm_api::vm::{DiskFormat, Network, State, Vm};
 
+use super::clock::Clock;
 use super::table::{Column, Table};
 use super::text::{Style, Text};
 use super::units;
@@ -50,7 +49,7 @@ pub(crate) fn field(label: &str, value: Text) -> Text {
 }
 
 /// The table of `list`.
-pub(crate) fn list(vms: &[Vm], now: Timestamp, width: Option<usize>) -> Vec<Text> {
+pub(crate) fn list(vms: &[Vm], clock: &Clock, width: Option<usize>) -> Vec<Text> {
     let mut table = Table::new(vec![
         Column::left("NAME").shrinks_to(12),
         Column::left("STATE"),
@@ -71,7 +70,7 @@ pub(crate) fn list(vms: &[Vm], now: Timestamp, width: Option<usize>) -> Vec<Text
         table.row(vec![
             Text::styled(Style::Strong, &vm.spec.name),
             state(vm.state),
-            Text::new(units::short_duration(seconds_since(vm.state_changed_at, now))),
+            Text::new(units::short_duration(clock.since(vm.state_changed_at))),
             Text::new(vm.spec.vcpus.to_string()),
             Text::new(units::bytes(vm.spec.memory_mib.saturating_mul(MIB))),
             agent_where_possible(vm),
@@ -87,8 +86,8 @@ pub(crate) fn list(vms: &[Vm], now: Timestamp, width: Option<usize>) -> Vec<Text
 }
 
 /// Everything that the host knows of a VM.
-pub(crate) fn info(vm: &Vm, now: Timestamp, width: Option<usize>) -> Vec<Text> {
-    let since = units::duration(seconds_since(vm.state_changed_at, now));
+pub(crate) fn info(vm: &Vm, clock: &Clock, width: Option<usize>) -> Vec<Text> {
+    let since = units::duration(clock.since(vm.state_changed_at));
     let mut lines = vec![field(
         "Name",
         Text::styled(Style::Strong, &vm.spec.name).and(Style::Faint, format!("  {}", vm.id)),
@@ -102,7 +101,7 @@ pub(crate) fn info(vm: &Vm, now: Timestamp, width: Option<usize>) -> Vec<Text> {
         lines.push(field("", Text::new(detail)));
     }
     lines.push(field("Guest", guest_line(vm)));
-    lines.push(field("Created", Text::new(local_time(vm.created_at))));
+    lines.push(field("Created", Text::new(clock.local(vm.created_at))));
     let memory = units::bytes(vm.spec.memory_mib.saturating_mul(MIB));
     let cpus = usize::try_from(vm.spec.vcpus).unwrap_or(usize::MAX);
     lines.push(field(
@@ -162,14 +161,4 @@ fn guest_line(vm: &Vm) -> Text {
 pub(crate) fn agent_where_possible(vm: &Vm) -> Text {
     let runs = matches!(vm.state, State::Running | State::Paused | State::Stopping);
     if runs { agent(vm.guest.agent) } else { Text::absent() }
-}
-
-/// Seconds from `then` to `now`; 0 when the clocks disagree.
-pub(crate) fn seconds_since(then: Timestamp, now: Timestamp) -> f64 {
-    now.duration_since(then).as_secs_f64().max(0.0)
-}
-
-/// `2026-11-21 14:03:07`, by the operator's clock.
-pub(crate) fn local_time(at: Timestamp) -> String {
-    at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }

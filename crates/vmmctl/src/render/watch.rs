@@ -1,11 +1,11 @@
 //! The live table: one row per VM.
 
 use guest_protocol::facts::Facts;
-use jiff::Timestamp;
 use vmm_api::guest::AgentState;
 use vmm_api::vm::State;
 
 use super::bar::{bar, level};
+use super::clock::Clock;
 use super::guest::uptime;
 use super::table::{Column, Table};
 use super::text::{Style, Text};
@@ -50,11 +50,11 @@ pub(crate) fn summary(fleet: &Fleet) -> Text {
 }
 
 /// The table.
-pub(crate) fn table(fleet: &Fleet, now: Timestamp, width: Option<usize>) -> Vec<Text> {
+pub(crate) fn table(fleet: &Fleet, clock: &Clock, width: Option<usize>) -> Vec<Text> {
     let wide = width.is_none_or(|width| width >= WIDE);
     let mut table = Table::new(if wide { wide_columns() } else { narrow_columns() });
     for member in fleet.sorted() {
-        table.row(row(member, now, wide));
+        table.row(row(member, clock, wide));
     }
     table.lines(width)
 }
@@ -93,7 +93,7 @@ fn wide_columns() -> Vec<Column> {
     ]
 }
 
-fn row(member: &Member, now: Timestamp, wide: bool) -> Vec<Text> {
+fn row(member: &Member, clock: &Clock, wide: bool) -> Vec<Text> {
     let facts = &member.facts;
     let live = member.is_live();
     // Numbers of a guest that fell silent are old, and look old.
@@ -123,9 +123,9 @@ fn row(member: &Member, now: Timestamp, wide: bool) -> Vec<Text> {
         network_rate(facts, |interface| interface.sent_bytes_per_second),
     ];
     cells.extend(rates.map(|rate| fresh(rate_cell(rate, wide))));
-    let up = uptime(facts, member.clock_offset_s, now);
+    let up = uptime(facts, member.clock_offset_s, clock);
     cells.push(fresh(up.map_or_else(Text::absent, |up| Text::new(units::short_duration(up)))));
-    cells.push(heard(member, now));
+    cells.push(heard(member, clock));
     cells
 }
 
@@ -160,8 +160,10 @@ fn rate_cell(rate: Option<u64>, wide: bool) -> Text {
     }
 }
 
-fn heard(member: &Member, now: Timestamp) -> Text {
-    let Some(age) = member.age_s(now).filter(|_| member.is_live()) else { return Text::absent() };
+fn heard(member: &Member, clock: &Clock) -> Text {
+    let Some(age) = member.age_s(clock.now).filter(|_| member.is_live()) else {
+        return Text::absent();
+    };
     let style = match member.vm.guest.agent {
         AgentState::Silent => Style::Bad,
         _ => Style::Good,
