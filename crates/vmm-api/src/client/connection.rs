@@ -37,6 +37,10 @@ pub(super) struct Limits {
     pub(super) bytes: usize,
 }
 
+/// How long to wait before a daemon is tried again that has no room for one
+/// more connection.
+const FULL_PAUSE: Duration = Duration::from_millis(20);
+
 /// A connection for one request.
 pub(super) struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
@@ -45,7 +49,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) async fn open(socket: &Path) -> Result<Self, Error> {
-        let stream = UnixStream::connect(socket)
+        let stream = connect(socket)
             .await
             .map_err(|source| Error::NotReachable { socket: socket.to_owned(), source })?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
@@ -91,6 +95,19 @@ impl Connection {
             whole.extend_from_slice(&data);
         }
         Ok(whole.freeze())
+    }
+}
+
+/// A unix socket refuses at once while its queue is full, instead of making the
+/// caller wait as TCP does. The caller's deadline ends the waiting here.
+async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(socket).await {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(FULL_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
     }
 }
 

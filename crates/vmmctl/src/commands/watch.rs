@@ -241,16 +241,30 @@ impl<'a> Live<'a> {
         Ok(())
     }
 
+    /// The first line: how the fleet stands, and at its right what there is
+    /// room for.
+    fn head(&self, left: Text, clock: &Clock, columns: usize) -> Text {
+        let time = clock.time_of_day();
+        let right = match self.trouble {
+            // More important than what it displaces.
+            Some(trouble) => vec![Text::styled(Style::Bad, trouble)],
+            None => [format!("{time}  q leaves"), time, String::new()]
+                .map(|text| Text::styled(Style::Faint, text))
+                .to_vec(),
+        };
+        let fits = |right: &Text| left.width() + right.width() + 2 <= columns;
+        let right = right.iter().find(|right| fits(right)).or(right.last()).cloned();
+        let right = right.unwrap_or_default();
+        let room = columns.saturating_sub(right.width());
+        let left = left.cut(room.saturating_sub(2));
+        let gap = " ".repeat(room - left.width());
+        left.and(Style::Plain, gap).append(right)
+    }
+
     fn frame(&self, size: Size) -> Vec<Text> {
         let clock = Clock::now();
         let left = watch::summary(&self.fleet);
-        let right = match self.trouble {
-            Some(trouble) => Text::styled(Style::Bad, trouble),
-            None => Text::styled(Style::Faint, format!("{}  q leaves", clock.time_of_day())),
-        };
-        let room = size.columns.saturating_sub(left.width() + right.width()).max(2);
-        let head = left.and(Style::Plain, " ".repeat(room)).append(right);
-        let mut lines = vec![head, Text::default()];
+        let mut lines = vec![self.head(left, &clock, size.columns), Text::default()];
         if self.fleet.sorted().is_empty() {
             lines.push(Text::new("There are no VMs yet; `vmmctl create -f spec.toml` makes one."));
             return lines;

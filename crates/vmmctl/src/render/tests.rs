@@ -18,7 +18,7 @@ fn plain(lines: &[Text]) -> String {
     lines.iter().map(|line| line.to_line(false) + "\n").collect()
 }
 
-fn machine(number: u128, name: &str, state: &str, more: Value) -> Vm {
+fn machine(number: u128, name: &str, state: &str, more: &Value) -> Vm {
     let mut vm = json!({
         "id": uuid::Uuid::from_u128(0x0193_f1c2_7000_7000_8000_0000_0000_0000 + number),
         "spec": {"name": name, "vcpus": 2, "memory_mib": 2048},
@@ -38,7 +38,7 @@ fn vms() -> Vec<Vm> {
             1,
             "db-primary",
             "running",
-            json!({
+            &json!({
                 "spec": {
                     "name": "db-primary", "vcpus": 8, "memory_mib": 15_729,
                     "kernel": "/srv/kernels/vmlinuz-6.1.0-27-cloud-amd64",
@@ -58,20 +58,20 @@ fn vms() -> Vec<Vm> {
             2,
             "web-1",
             "running",
-            json!({
+            &json!({
                 "pid": 48_220, "guest": {"agent": "silent", "age_s": 94.0, "stage": "network-online"},
             }),
         ),
-        machine(3, "web-2", "starting", json!({"pid": 49_001})),
+        machine(3, "web-2", "starting", &json!({"pid": 49_001})),
         machine(
             4,
             "batch-with-a-rather-long-name.example.org",
             "failed",
-            json!({
+            &json!({
                 "state_detail": "QEMU exited with status 1: cannot open /srv/disks/gone.raw",
             }),
         ),
-        machine(5, "old", "stopped", json!({"state_changed_at": "2026-11-12T09:00:00Z"})),
+        machine(5, "old", "stopped", &json!({"state_changed_at": "2026-11-12T09:00:00Z"})),
     ]
 }
 
@@ -92,7 +92,7 @@ fn facts() -> Guest {
                     "usage_percent": 41.7, "steal_percent": 0.3},
             "memory": {"total_bytes": 15 * GIB, "available_bytes": 3 * GIB,
                        "swap_total_bytes": 2 * GIB, "swap_free_bytes": 2 * GIB - 40 * 1024 * 1024},
-            "load": {"one_minute": 3.14, "five_minutes": 2.72, "fifteen_minutes": 1.41},
+            "load": {"one_minute": 3.42, "five_minutes": 2.55, "fifteen_minutes": 1.38},
             "uptime": {"boot_time_s": 1_795_261_087_u64, "uptime_s": 8000},
             "disks": {
                 "vda": {"size_bytes": 40 * GIB, "read_bytes": 7 * GIB, "written_bytes": 31 * GIB,
@@ -185,7 +185,7 @@ fn the_live_table() {
 #[test]
 fn pages_without_a_width_hold_everything() {
     let list = plain(&vm::list(&vms(), &clock(), None));
-    for whole in ["batch-with-a-rather-long-name.example.org", "gone.raw", "owner=ana,tier=data"] {
+    for whole in ["batch-with-a-rather-long-name.example.org", "owner=ana,tier=data"] {
         assert!(list.contains(whole), "{list}");
     }
     let page = plain(&guest::page(&vms()[0], &facts(), &clock(), None));

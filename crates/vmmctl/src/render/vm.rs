@@ -11,6 +11,9 @@ use super::units;
 /// How wide the labels of `info` and `guest` are.
 pub(crate) const LABEL_WIDTH: usize = 12;
 
+/// How much of a state's reason the list shows; `info` shows all.
+const MAX_WHY_WIDTH: usize = 60;
+
 const MIB: u64 = 1024 * 1024;
 
 /// The state's word in its colour.
@@ -62,7 +65,7 @@ pub(crate) fn list(vms: &[Vm], clock: &Clock, width: Option<usize>) -> Vec<Text>
         Column::left("LABELS").importance(30).shrinks_to(16),
         Column::right("PID").importance(20),
         Column::left("ID").importance(10),
-        Column::left("WHY").importance(40).shrinks_to(24),
+        Column::left("WHY").importance(40).shrinks_to(40),
     ]);
     for vm in vms {
         let labels: Vec<String> =
@@ -79,7 +82,7 @@ pub(crate) fn list(vms: &[Vm], clock: &Clock, width: Option<usize>) -> Vec<Text>
             Text::new(labels.join(",")),
             vm.pid.map_or_else(Text::absent, |pid| Text::new(pid.to_string())),
             Text::styled(Style::Faint, vm.id.to_string()),
-            Text::new(vm.state_detail.as_deref().unwrap_or_default()),
+            Text::new(vm.state_detail.as_deref().unwrap_or_default()).cut(MAX_WHY_WIDTH),
         ]);
     }
     table.lines(width)
