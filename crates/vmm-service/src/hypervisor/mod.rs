@@ -4,7 +4,11 @@
 //! happen; a [`Hypervisor`] starts and finds machines, a [`Machine`] is one that
 //! runs. Implementations: `qemu`, and `simulated` for tests.
 
+#[cfg(test)]
+mod contract;
 pub mod qemu;
+#[cfg(test)]
+pub mod simulated;
 
 use std::path::PathBuf;
 
