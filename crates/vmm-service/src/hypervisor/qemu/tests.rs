@@ -2,13 +2,12 @@
 //! as the daemon does, and the packages qemu-system-x86 and passt.
 
 use std::io::Write as _;
-use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
 use vmm_api::vm::{Network, NicSpec};
 
-use super::super::contract::{self, SOON, Subject, adopted, contract, kill, until};
+use super::super::contract::{SOON, Subject, adopted, contract, kill, until};
 use super::super::{MachineEvent, contract::launch};
 use super::*;
 use crate::keeper::records::LaunchRecord;
