@@ -16,7 +16,7 @@ const VERSION: &str = "0.20.2";
 pub fn run() -> Result<Tally> {
     let program = installed()?;
     let mut command = std::process::Command::new(program);
-    command.args(["--offline", "--log-level", "error", "check", "bans", "licenses", "sources"]);
+    command.args(["--locked", "--log-level", "error", "check", "bans", "licenses", "sources"]);
     workspace::run(command.current_dir(workspace::root()))?;
     Ok(Tally::default())
 }

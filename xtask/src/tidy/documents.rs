@@ -74,7 +74,8 @@ pub fn code_map(tree: &Tree) -> Vec<Finding> {
         }
     }
     for folder in folders_to_name(tree) {
-        if !named.contains(&folder) {
+        // A folder beside the file of its module is that module.
+        if !named.contains(&folder) && !named.contains(&format!("{folder}.rs")) {
             let message = format!("the code map does not name {folder}/");
             found.push(Finding::whole(ARCHITECTURE, message));
         }

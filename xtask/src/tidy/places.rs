@@ -20,9 +20,14 @@ const OS_CODE: &[&str] = &[
     "nix::",
     "rustix::",
     "os::linux",
-    "os::unix",
-    "os::windows",
 ];
+
+/// The standard library's words for one family of systems. A host is always
+/// some Unix, so that its programs may use them; what runs in guests may not.
+const OS_FAMILIES: &[&str] = &["os::unix", "os::windows"];
+
+/// What runs in guests, or is spoken by it.
+const IN_GUESTS: &[&str] = &["crates/guest-protocol/", "crates/infiniservice/"];
 
 /// Paths that only one operating system has.
 const OS_PATHS: &[&str] = &["/proc/", "/sys/"];
@@ -50,7 +55,9 @@ pub fn os_names(tree: &Tree) -> Vec<Finding> {
             let message = format!("`{what}` belongs under sys/");
             found.push(Finding::at(&source.path, source.line_of(offset), message));
         };
-        for word in OS_CODE {
+        let in_guests = IN_GUESTS.iter().any(|folder| source.path.starts_with(folder));
+        let families = OS_FAMILIES.iter().filter(|_| in_guests);
+        for word in OS_CODE.iter().chain(families) {
             source.code_words(word).for_each(|offset| report(offset, word));
         }
         for literal in source.code_literals() {
@@ -84,7 +91,7 @@ pub fn qmp(tree: &Tree) -> Vec<Finding> {
     outside(tree, "hypervisor/qemu", |source| {
         let literals = source.code_literals();
         let literals = literals.filter(|literal| literal.text.contains("qmp_capabilities"));
-        let names = ["qmp", "Qmp", "QMP"].into_iter().flat_map(|prefix| {
+        let names = ["qmp", "Qmp"].into_iter().flat_map(|prefix| {
             source.code.match_indices(prefix).map(|(offset, _)| offset).filter(|&offset| {
                 let begins = !source.code[..offset].chars().next_back().is_some_and(is_word);
                 begins && !source.is_test(offset)
@@ -141,6 +148,8 @@ mod tests {
         assert_eq!(found("crates/a/src/b.rs", "// unsafe in /proc/ and libc::\n"), 0);
         assert_eq!(found("crates/a/src/sys/linux/b.rs", "use rustix::fs;"), 0);
         assert_eq!(found("lab/src/b.rs", "use rustix::fs;"), 0);
+        assert_eq!(found("crates/infiniservice/src/b.rs", "use std::os::unix::fs;"), 1);
+        assert_eq!(found("crates/vmmctl/src/b.rs", "use std::os::unix::fs;"), 0);
         assert_eq!(found("crates/a/src/b.rs", "#[test]\nfn a() { rustix::fs() }"), 0);
     }
 
