@@ -14,6 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::agent::Settings;
 use crate::command::policy::{Policy, Profile};
 use crate::flags::{Flags, Task};
+use crate::mistake::Mistake;
 use crate::publish::channel::Transport;
 use crate::sys::state::DEFAULT_CONFIG;
 
@@ -31,15 +32,6 @@ const LEVELS: &str = "use error, warn, info, debug or trace";
 
 /// The largest file that is taken for a configuration, in bytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
-
-/// Something that the user gave and that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
-    /// What is wrong, and where.
-    pub what: String,
-    /// What to do about it.
-    pub help: String,
-}
 
 /// How much is logged, to standard error.
 #[derive(Clone, Debug, PartialEq)]

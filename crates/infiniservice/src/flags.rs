@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
-use crate::config::Mistake;
+use crate::mistake::Mistake;
 
 /// What `--help` prints.
 pub const HELP: &str = "\

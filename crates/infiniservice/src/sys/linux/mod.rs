@@ -1,4 +1,4 @@
-//! Linux.
+//! What Linux tells of itself and does when asked, one file for each thing.
 
 pub mod boot;
 pub mod cpu;

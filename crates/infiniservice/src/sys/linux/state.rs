@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// Where the configuration is looked for unless it is named.
 pub const DEFAULT_CONFIG: &str = "/etc/infiniservice/config.toml";
 
+/// What lasts over restarts lies below `/var/lib` (hier(7)).
 const DEFAULT_STATE: &str = "/var/lib/infiniservice";
 
 /// The folder for the agent's state: what the service manager gave, or the
