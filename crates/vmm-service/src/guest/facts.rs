@@ -22,18 +22,27 @@ pub(super) enum Rejected {
     OverLimit,
 }
 
+/// How large facts are, as the limits count it.
+#[derive(Clone, Copy, Debug)]
+struct Weight {
+    size: Size,
+    values: usize,
+}
+
 /// What a guest has told so far.
 #[derive(Debug)]
 pub(super) struct MergedFacts {
     value: Value,
-    size: Size,
-    values: usize,
+    /// At least as much as `value` weighs: patches are added up, and only when
+    /// the sum passes the limits is `value` weighed again. Most patches replace
+    /// what is there, so this happens once in thousands of reports.
+    bound: Weight,
 }
 
 impl Default for MergedFacts {
     fn default() -> Self {
         let value = Value::Object(Map::new());
-        Self { size: merge_patch::measure(&value), values: 1, value }
+        Self { bound: Weight::of(&value), value }
     }
 }
 
@@ -51,28 +60,25 @@ impl MergedFacts {
         if !patch.is_object() {
             return Err(Rejected::NotAnObject);
         }
-        let added = merge_patch::measure(patch);
-        let added_values = count_values(patch);
-        let surely_fits = fits(
-            Size { bytes: self.size.bytes + added.bytes, keys: self.size.keys + added.keys },
-            self.values + added_values,
-        );
-        if surely_fits {
+        let added = Weight::of(patch);
+        if !self.bound.plus(added).fits() {
+            self.bound = Weight::of(&self.value);
+        }
+        let sum = self.bound.plus(added);
+        if sum.fits() {
             merge_patch::apply(&mut self.value, patch);
-            self.size = merge_patch::measure(&self.value);
-            self.values = count_values(&self.value);
+            self.bound = sum;
             return Ok(());
         }
         // It may still fit, because a patch replaces and removes. Only facts
         // near the limits pay for the copy.
         let mut value = self.value.clone();
         merge_patch::apply(&mut value, patch);
-        let size = merge_patch::measure(&value);
-        let values = count_values(&value);
-        if !fits(size, values) {
+        let bound = Weight::of(&value);
+        if !bound.fits() {
             return Err(Rejected::OverLimit);
         }
-        *self = Self { value, size, values };
+        *self = Self { value, bound };
         Ok(())
     }
 
@@ -99,8 +105,24 @@ impl MergedFacts {
     }
 }
 
-fn fits(size: Size, values: usize) -> bool {
-    size.bytes <= MAX_FACTS_BYTES && size.keys <= MAX_FACTS_KEYS && values <= MAX_FACTS_VALUES
+impl Weight {
+    fn of(value: &Value) -> Self {
+        Self { size: merge_patch::measure(value), values: count_values(value) }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        let size = Size {
+            bytes: self.size.bytes + other.size.bytes,
+            keys: self.size.keys + other.size.keys,
+        };
+        Self { size, values: self.values + other.values }
+    }
+
+    fn fits(self) -> bool {
+        self.size.bytes <= MAX_FACTS_BYTES
+            && self.size.keys <= MAX_FACTS_KEYS
+            && self.values <= MAX_FACTS_VALUES
+    }
 }
 
 /// How many values there are, `value` itself and all nested ones. The codec's
@@ -156,7 +178,10 @@ mod tests {
             for (full, report) in reports {
                 let told = if full { facts.replace(&report) } else { facts.merge(&report) };
                 prop_assert_eq!(told.is_err(), !report.is_object());
-                prop_assert_eq!(facts.size, merge_patch::measure(&facts.value));
+                let weight = Weight::of(&facts.value);
+                prop_assert!(weight.size.bytes <= facts.bound.size.bytes);
+                prop_assert!(weight.size.keys <= facts.bound.size.keys);
+                prop_assert!(weight.values <= facts.bound.values);
                 let (typed, misfits) = facts.typed();
                 prop_assert!(misfits <= 8);
                 serde_json::to_string(&typed).unwrap();
@@ -196,5 +221,14 @@ mod tests {
         // A patch that makes room fits although the sum does not.
         facts.merge(&json!({"a": null, "b": "x".repeat(900_000)})).unwrap();
         assert!(facts.value.get("a").is_none());
+    }
+
+    #[test]
+    fn what_is_replaced_again_and_again_does_not_add_up() {
+        let mut facts = MergedFacts::default();
+        for round in 0..100 {
+            facts.merge(&json!({"a": "x".repeat(100_000), "round": round})).unwrap();
+        }
+        assert_eq!(facts.value["round"], 99);
     }
 }

@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 use guest_protocol::codec::{self, RESET};
 use guest_protocol::limits::{PROTOCOLS, negotiate};
 use guest_protocol::message::{
-    AgentHello, Event, GuestMessage, Heartbeat, Hello, Outcome, Reply, Report, Request, Timestamp,
+    AgentHello, Event, GuestMessage, Heartbeat, Hello, Outcome, Reply, Report, Request, TimedEvent,
+    Timestamp,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -121,12 +122,15 @@ impl Session {
         };
         match message {
             GuestMessage::Reply(reply) => self.reply(reply),
-            GuestMessage::Event(event) => match event.event {
-                Event::Hello(hello) => self.hello(hello, now),
-                Event::Heartbeat(heartbeat) => self.heartbeat(&heartbeat, now),
-                Event::Report(report) => self.report(report),
-                Event::Lifecycle(lifecycle) => self.state.lifecycle(lifecycle),
-            },
+            GuestMessage::Event(TimedEvent { event, timestamp }) => {
+                self.state.clock(timestamp);
+                match event {
+                    Event::Hello(hello) => self.hello(hello, now),
+                    Event::Heartbeat(heartbeat) => self.heartbeat(&heartbeat, now),
+                    Event::Report(report) => self.report(report),
+                    Event::Lifecycle(lifecycle) => self.state.lifecycle(lifecycle),
+                }
+            }
         }
     }
 
@@ -212,7 +216,7 @@ impl Session {
 
     fn heartbeat(&mut self, heartbeat: &Heartbeat, now: Instant) {
         if self.peer.as_ref() == Some(&heartbeat.session) {
-            self.state.heard(Some(heartbeat.clock));
+            self.state.heard();
             return;
         }
         // It speaks from a session that is not known here, as when a reset was
@@ -229,7 +233,7 @@ impl Session {
         let taken = if report.full || (self.synced && follows) {
             self.state.report(report)
         } else {
-            self.state.heard(None);
+            self.state.heard();
             false
         };
         self.synced = taken;
@@ -237,7 +241,7 @@ impl Session {
     }
 
     fn reply(&mut self, reply: Reply) {
-        self.state.heard(None);
+        self.state.heard();
         // Replies to what nobody waits for are no fault of the guest: hellos
         // and heartbeats are answered too, and commands time out.
         let id = reply.id.as_ref().and_then(Value::as_u64);

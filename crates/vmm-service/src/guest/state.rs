@@ -113,7 +113,6 @@ impl GuestState {
         if rebooted {
             known.boot.clear();
         }
-        known.clock(hello.clock);
         known.identity = Some(Identity {
             agent_id: hello.agent_id,
             agent: hello.agent,
@@ -125,12 +124,18 @@ impl GuestState {
     }
 
     /// Something came that only a peer of the present session says.
-    pub(super) fn heard(&self, clock: Option<message::Timestamp>) {
-        let mut known = self.lock();
-        if let Some(clock) = clock {
-            known.clock(clock);
-        }
-        self.spoke(&mut known);
+    pub(super) fn heard(&self) {
+        self.spoke(&mut self.lock());
+    }
+
+    /// What the guest's clock shows, as it stands on every event: a guest that
+    /// has something to report sends no heartbeats.
+    pub(super) fn clock(&self, guest: message::Timestamp) {
+        let host = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0.0, |since| since.as_secs_f64());
+        let guest = guest.seconds as f64 + f64::from(guest.microseconds) / 1e6;
+        self.lock().clock_offset_s = Some(guest - host);
     }
 
     /// The guest told facts. Says whether they were taken.
@@ -267,14 +272,6 @@ impl Known {
             age_s: self.heard.map(|heard| heard.elapsed().as_secs_f64()),
             stage: last_stage(&self.boot),
         }
-    }
-
-    fn clock(&mut self, guest: message::Timestamp) {
-        let host = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0.0, |since| since.as_secs_f64());
-        let guest = guest.seconds as f64 + f64::from(guest.microseconds) / 1e6;
-        self.clock_offset_s = Some(guest - host);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use guest_protocol::codec::{Decoder, Frame, encode_event};
 use guest_protocol::merge_patch;
-use guest_protocol::message::{Lifecycle, Stage, TimedEvent};
+use guest_protocol::message::{Lifecycle, Stage};
 use proptest::prelude::*;
 use serde_json::json;
 
