@@ -5,7 +5,7 @@ mod guests;
 mod interrupt;
 mod progress;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::IsTerminal;
 use std::process::Command;
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub struct Args {
 
 /// Where the demo keeps its state, below the checkout.
 const FOLDER: &str = "var/demo";
+/// Locked while a demo runs.
+const LOCK: &str = "var/demo.lock";
 /// After a Ctrl-C, for `vmmctl watch` to put the terminal right by itself.
 const WATCH_END_LIMIT: Duration = Duration::from_secs(2);
 
@@ -41,6 +43,7 @@ pub fn run(args: &Args) -> Result<()> {
     let progress = Progress::begin();
     let say = |line: &str| progress.say(line);
     let tree = Tree::locate()?;
+    let _alone = lock(&tree)?;
 
     lab::packages::ensure(lab::packages::TO_BOOT_GUESTS, &say)?;
     lab::packages::ensure_guest_target(&tree, &say)?;
@@ -51,8 +54,9 @@ pub fn run(args: &Args) -> Result<()> {
         let kernel = kernel.join().expect("a panic has been reported by its thread");
         (kernel, programs)
     });
-    let (kernel, (programs, agent)) = (kernel?, programs?);
+    // Ctrl-C ends the compiler, too; that is no failure of the build.
     interrupt.check()?;
+    let (kernel, (programs, agent)) = (kernel?, programs?);
 
     let settings = Settings { programs, folder: tree.root().join(FOLDER), environment: Vec::new() };
     clear(&settings, &progress).context(
@@ -78,6 +82,18 @@ pub fn run(args: &Args) -> Result<()> {
     let cleaned = end(daemon, &progress);
     shown?;
     cleaned
+}
+
+/// One demo at a time: a second one would take the first one's VMs for those
+/// of a demo that was killed. Held until the file is closed.
+fn lock(tree: &Tree) -> Result<File> {
+    let path = tree.root().join(LOCK);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    file.try_lock().context("another demo runs in this checkout; end it first")?;
+    Ok(file)
 }
 
 fn build(tree: &Tree, progress: &Progress) -> Result<(HostPrograms, std::path::PathBuf)> {
