@@ -1,0 +1,128 @@
+//! The store in memory: for tests and for what needs no memory beyond the
+//! process. It keeps the same promises, but for the power cut.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use uuid::Uuid;
+use vmm_api::operation::Operation;
+
+use super::{
+    ENDED_OPERATIONS_PER_VM, IdempotencyKey, Inserted, REMEMBERED, StateChange, Store, StoreError,
+    VmRecord,
+};
+
+/// A store that forgets everything with the process.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    tables: Mutex<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    vms: HashMap<Uuid, VmRecord>,
+    operations: HashMap<Uuid, Operation>,
+    keys: HashMap<String, Key>,
+}
+
+#[derive(Debug)]
+struct Key {
+    body_hash: String,
+    vm: Uuid,
+    created_at: Timestamp,
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn vms(&self) -> Result<Vec<VmRecord>, StoreError> {
+        let mut vms: Vec<VmRecord> = self.lock().vms.values().cloned().collect();
+        vms.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        Ok(vms)
+    }
+
+    async fn insert_vm(
+        &self,
+        record: &VmRecord,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Inserted, StoreError> {
+        let mut tables = self.lock();
+        tables.keys.retain(|_, key| record.created_at.duration_since(key.created_at) < REMEMBERED);
+        if let Some(key) = key
+            && let Some(before) = tables.keys.get(&key.key)
+        {
+            if before.body_hash != key.body_hash {
+                return Err(StoreError::KeyReused);
+            }
+            return Ok(Inserted::Before(before.vm));
+        }
+        if tables.vms.values().any(|vm| vm.spec.name == record.spec.name) {
+            return Err(StoreError::NameTaken(record.spec.name.clone()));
+        }
+        if let Some(IdempotencyKey { key, body_hash }) = key.cloned() {
+            let entry = Key { body_hash, vm: record.id, created_at: record.created_at };
+            tables.keys.insert(key, entry);
+        }
+        tables.vms.insert(record.id, record.clone());
+        Ok(Inserted::New)
+    }
+
+    async fn change_state(&self, change: &StateChange) -> Result<(), StoreError> {
+        let mut tables = self.lock();
+        let vm = tables.vms.get_mut(&change.id).ok_or(StoreError::NoSuchVm(change.id))?;
+        vm.state = change.state;
+        vm.state_detail.clone_from(&change.detail);
+        vm.state_changed_at = change.at;
+        for operation in &change.operations {
+            tables.put_operation(operation);
+        }
+        Ok(())
+    }
+
+    async fn delete_vm(&self, id: Uuid, deletion: Option<&Operation>) -> Result<(), StoreError> {
+        let mut tables = self.lock();
+        tables.vms.remove(&id);
+        tables.operations.retain(|_, operation| operation.vm != id);
+        tables.keys.retain(|_, key| key.vm != id);
+        if let Some(deletion) = deletion {
+            tables.operations.insert(deletion.id, deletion.clone());
+        }
+        Ok(())
+    }
+
+    async fn operation(&self, id: Uuid) -> Result<Option<Operation>, StoreError> {
+        Ok(self.lock().operations.get(&id).cloned())
+    }
+
+    async fn unfinished_operations(&self) -> Result<Vec<Operation>, StoreError> {
+        let tables = self.lock();
+        let mut unfinished: Vec<Operation> =
+            tables.operations.values().filter(|o| o.ended_at.is_none()).cloned().collect();
+        unfinished.sort_by_key(|operation| operation.created_at);
+        Ok(unfinished)
+    }
+}
+
+impl MemoryStore {
+    /// No method panics while it holds the lock, so a poisoned one is whole.
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    fn put_operation(&mut self, operation: &Operation) {
+        self.operations.insert(operation.id, operation.clone());
+        let mut ended: Vec<(Timestamp, Uuid)> = self
+            .operations
+            .values()
+            .filter(|o| o.vm == operation.vm)
+            .filter_map(|o| Some((o.ended_at?, o.id)))
+            .collect();
+        ended.sort_by(|a, b| b.cmp(a));
+        for (_, id) in ended.iter().skip(ENDED_OPERATIONS_PER_VM as usize) {
+            self.operations.remove(id);
+        }
+    }
+}
