@@ -1,0 +1,87 @@
+//! What a VM is after the daemon was away: pure. The hypervisor says what it
+//! found, the store what was last written down.
+
+use vmm_api::operation::OperationKind;
+use vmm_api::vm::State;
+
+use super::state::{Action, Conditions, Goal, Life, ended_how};
+use crate::hypervisor::{Exit, RunState};
+
+/// What was found of a VM's machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It runs.
+    Running(RunState),
+    /// It does not run; how it ended, where a trace is left.
+    Gone(Option<Exit>),
+    /// Nobody can tell.
+    Unknown(String),
+}
+
+/// The life that follows from what was written down and what was found, and
+/// what is to be done about it.
+pub fn adopted(stored: &Life, found: &Found) -> (Life, Vec<Action>) {
+    match found {
+        Found::Running(run) => {
+            let state = match run {
+                RunState::Running => State::Running,
+                RunState::Paused => State::Paused,
+            };
+            let reason = (stored.state == State::Stopping)
+                .then(|| "the daemon was restarted while it was going down: ask again".to_owned());
+            (Life::at_rest(state, reason), vec![Action::Attach])
+        }
+        Found::Unknown(why) => {
+            let conditions = Conditions { unknown: Some(why.clone()), ..Conditions::default() };
+            (Life { goal: None, conditions, ..stored.clone() }, Vec::new())
+        }
+        Found::Gone(exit) => gone(stored, exit.as_ref()),
+    }
+}
+
+/// What an operation came to that was under way when the daemon went, in the
+/// light of the life that was found.
+pub fn outcome(kind: OperationKind, life: &Life) -> Result<(), String> {
+    let reached = match kind {
+        OperationKind::Start => life.state == State::Running,
+        OperationKind::Stop | OperationKind::Kill => life.state == State::Stopped,
+        OperationKind::Pause => life.state == State::Paused,
+        OperationKind::Resume => life.state == State::Running,
+        OperationKind::Restart | OperationKind::Delete => false,
+    };
+    if reached && life.conditions.unknown.is_none() {
+        return Ok(());
+    }
+    Err(format!("the daemon was restarted meanwhile; the VM is {}", life.state))
+}
+
+fn gone(stored: &Life, exit: Option<&Exit>) -> (Life, Vec<Action>) {
+    let rest = |state, reason: &str| Life::at_rest(state, Some(reason.to_owned()));
+    let release = vec![Action::Release];
+    match stored.state {
+        State::Created | State::Stopped | State::Failed => {
+            (Life::at_rest(stored.state, stored.reason.clone()), Vec::new())
+        }
+        State::Deleting => {
+            let life = Life { goal: Some(Goal::Delete), ..Life::at_rest(State::Deleting, None) };
+            (life, vec![Action::Remove])
+        }
+        State::Stopping => {
+            (rest(State::Stopped, "it went down while the daemon was away"), release)
+        }
+        State::Starting => {
+            (rest(State::Failed, "the daemon went down while it was starting"), release)
+        }
+        State::Running | State::Paused => {
+            let (state, how) = match exit {
+                // Whether the guest said that it powers off was not heard.
+                Some(exit) => ended_how(&Conditions::default(), exit),
+                None => (
+                    State::Failed,
+                    "no trace of its run is left, as after a restart of the host".to_owned(),
+                ),
+            };
+            (rest(state, &format!("while the daemon was away: {how}")), release)
+        }
+    }
+}
