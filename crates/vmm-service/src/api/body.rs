@@ -1,0 +1,82 @@
+//! Bodies: bounded, and read with errors that say where.
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{FromRequest, Request};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use vmm_api::problem::FieldError;
+
+use super::problem::{ApiError, Result};
+
+/// The longest body that any route takes, in bytes.
+pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// A JSON body, with the bytes that it came as.
+pub struct JsonBody {
+    /// As it was sent.
+    pub raw: Bytes,
+    /// As it was understood.
+    pub value: Value,
+}
+
+/// A body that may be left out; then it is the type's default.
+pub struct OptionalBody<T>(pub T);
+
+impl<S: Sync> FromRequest<S> for JsonBody {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, _state: &S) -> std::result::Result<Self, Response> {
+        read(request).await.map_err(IntoResponse::into_response)
+    }
+}
+
+impl<S: Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalBody<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, _state: &S) -> std::result::Result<Self, Response> {
+        read_optional(request).await.map(OptionalBody).map_err(IntoResponse::into_response)
+    }
+}
+
+async fn read(request: Request) -> Result<JsonBody> {
+    let is_json = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.split(';').next() == Some("application/json"));
+    let raw = bytes(request.into_body()).await?;
+    if !is_json {
+        return Err(ApiError::unsupported_media_type());
+    }
+    let value = serde_json::from_slice(&raw)
+        .map_err(|error| ApiError::bad_body(format!("The body is not JSON: {error}.")))?;
+    Ok(JsonBody { raw, value })
+}
+
+async fn read_optional<T: DeserializeOwned + Default>(request: Request) -> Result<T> {
+    let raw = bytes(request.into_body()).await?;
+    if raw.is_empty() {
+        return Ok(T::default());
+    }
+    let value: Value = serde_json::from_slice(&raw)
+        .map_err(|error| ApiError::bad_body(format!("The body is not JSON: {error}.")))?;
+    T::deserialize(value).map_err(|error| {
+        let error = FieldError { field: "body".to_owned(), detail: error.to_string() };
+        ApiError::invalid("The request is not valid", vec![error])
+    })
+}
+
+async fn bytes(body: Body) -> Result<Bytes> {
+    to_bytes(body, MAX_BODY_BYTES).await.map_err(|error| {
+        let too_long = std::error::Error::source(&error)
+            .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+        if too_long {
+            ApiError::too_large(MAX_BODY_BYTES)
+        } else {
+            ApiError::bad_body("The body did not arrive whole.")
+        }
+    })
+}

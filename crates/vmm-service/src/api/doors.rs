@@ -1,0 +1,113 @@
+//! The daemon's doors: who comes in, and how long they may stay.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::problem::ApiError;
+use super::{Context, everything, health_only};
+
+/// Connections that one door serves at a time; more wait in the backlog. Event
+/// streams hold theirs, so this is also how many may watch.
+const MAX_CONNECTIONS: usize = 1024;
+/// How long a client may take to send a request's head.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// How large a request's head may be; hyper's least is 8 KiB.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// How long to wait after accepting failed (out of descriptors, say), so that
+/// the loop does not spin while that lasts.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves the unix socket, whose callers the kernel identifies: root may do
+/// everything, nobody else anything but see that the daemon is there.
+pub async fn serve_unix(listener: UnixListener, context: Context, shutdown: CancellationToken) {
+    let router = everything(context);
+    let accept = || async {
+        let (stream, _) = listener.accept().await?;
+        let uid = stream.peer_cred()?.uid();
+        let router = match uid {
+            0 => router.clone(),
+            stranger => health_only(ApiError::forbidden(stranger)),
+        };
+        Ok((stream, router))
+    };
+    serve(accept, shutdown).await;
+}
+
+/// Serves TCP, where until signatures are there nobody can be identified.
+pub async fn serve_tcp(listener: TcpListener, shutdown: CancellationToken) {
+    let router = health_only(ApiError::unauthenticated());
+    let accept = || async {
+        let (stream, _) = listener.accept().await?;
+        Ok((stream, router.clone()))
+    };
+    serve(accept, shutdown).await;
+}
+
+/// Accepts until `shutdown`, then lets every connection finish what it began.
+async fn serve<S, F>(mut accept: impl FnMut() -> F, shutdown: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = std::io::Result<(S, Router)>>,
+{
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let permit = tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            permit = Arc::clone(&permits).acquire_owned() => {
+                permit.expect("the semaphore is never closed")
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = accept() => match accepted {
+                Ok((stream, router)) => {
+                    connections.spawn(converse(stream, router, shutdown.clone(), permit));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "A connection could not be accepted.");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+async fn converse<S>(
+    stream: S,
+    router: Router,
+    shutdown: CancellationToken,
+    _permit: OwnedSemaphorePermit,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        // Clients go away in the middle of things all the time.
+        tracing::debug!(%error, "A connection ended early.");
+    }
+}

@@ -1,0 +1,106 @@
+//! HTTP: parses, authorises, translates, and does nothing else. One file per
+//! resource; the only folder that knows status codes.
+
+mod actions;
+mod body;
+mod console;
+mod doors;
+mod envelope;
+mod events;
+mod guest;
+mod health;
+mod idempotency;
+mod metrics;
+mod operations;
+mod problem;
+mod vms;
+
+use axum::Router;
+use axum::middleware::from_fn;
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub use doors::{serve_tcp, serve_unix};
+
+use self::problem::ApiError;
+use crate::events::EventBus;
+use crate::guest::hub::Hub;
+use crate::vm::registry::Registry;
+
+/// What the handlers may use. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// All VMs.
+    pub registry: Registry,
+    /// What their guests told.
+    pub hub: Hub,
+    /// What happens.
+    pub events: EventBus,
+    /// Ends the streams, which would otherwise outlive every drain.
+    shutdown: CancellationToken,
+}
+
+impl Context {
+    /// What the handlers may use until `shutdown`.
+    pub fn new(
+        registry: Registry,
+        hub: Hub,
+        events: EventBus,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self { registry, hub, events, shutdown }
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "vmm-service",
+    description = "Runs virtual machines on this host and shows what happens inside them."
+))]
+struct Document;
+
+/// Every route, for callers that were recognised.
+fn everything(context: Context) -> Router {
+    let (router, document) = routed().split_for_parts();
+    router
+        .route(
+            "/openapi.json",
+            axum::routing::get(move || std::future::ready(axum::Json(document.clone()))),
+        )
+        .with_state(context)
+        .fallback(problem::no_such_route)
+        .method_not_allowed_fallback(problem::no_such_method)
+        .layer(from_fn(envelope::wrap))
+}
+
+fn routed() -> OpenApiRouter<Context> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(health::health))
+        .routes(routes!(vms::list, vms::create))
+        // The seed's own name for creating.
+        .routes(routes!(vms::create_alias))
+        .routes(routes!(vms::get, vms::delete))
+        .routes(routes!(actions::start))
+        .routes(routes!(actions::stop))
+        .routes(routes!(actions::restart))
+        .routes(routes!(actions::pause))
+        .routes(routes!(actions::resume))
+        .routes(routes!(actions::kill))
+        .routes(routes!(guest::guest))
+        .routes(routes!(console::log))
+        .routes(routes!(events::events))
+        .routes(routes!(operations::get))
+        .routes(routes!(metrics::metrics))
+}
+
+/// What is answered to callers who may see only that the daemon is there:
+/// everything else is refused with `refusal`.
+fn health_only(refusal: ApiError) -> Router {
+    Router::new()
+        .route("/health", axum::routing::get(health::health))
+        .fallback(move || std::future::ready(refusal.clone()))
+        .method_not_allowed_fallback(problem::no_such_method)
+        .layer(from_fn(envelope::wrap))
+}
