@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod confine;
 pub mod descriptor;
 pub mod files;
+pub mod host;
 pub mod kvm;
 pub mod process;
 pub mod scope;

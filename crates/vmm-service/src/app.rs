@@ -1,0 +1,181 @@
+//! The daemon as a whole: everything is opened in [`App::build`], which can
+//! fail; then it runs until it is told to go, and lets go of everything in
+//! order. The VMs run on.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use sd_notify::NotifyState;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::api;
+use crate::config::{Config, StateUrl, WaitFor};
+use crate::door;
+use crate::events::EventBus;
+use crate::guest::hub::Hub;
+use crate::machines::{self, Machines};
+use crate::store::{MemoryStore, SqliteStore, Store};
+use crate::sys::host;
+use crate::vm::Shared;
+use crate::vm::registry::Registry;
+use crate::vm::spec::Host;
+
+/// How long each part of the daemon may take to end. A start of a VM that is
+/// under way is waited for, which QEMU may take 20 s to greet.
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// How soon a peer that did not answer is asked again, at first and at most.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// The daemon with everything open.
+pub struct App {
+    registry: Registry,
+    hub: Hub,
+    events: EventBus,
+    store: Arc<dyn Store>,
+    unix: UnixListener,
+    tcp: TcpListener,
+    socket: PathBuf,
+    machines: Machines,
+    /// Held for as long as the daemon lives: nobody else uses its folders.
+    _locks: Vec<door::Lock>,
+}
+
+impl App {
+    /// Opens everything: locks, state, hypervisor, VMs, doors. Nothing is left
+    /// behind when it fails.
+    pub async fn build(config: &Config) -> Result<Self> {
+        match host::raise_open_files() {
+            Ok(limit) => tracing::info!(limit, "This is how many files may be open."),
+            Err(error) => tracing::warn!(%error, "The limit on open files could not be raised."),
+        }
+        let socket = config.api.socket.clone();
+        let mut locks = vec![door::lock_socket(&socket)?];
+        if let StateUrl::Sqlite(path) = &config.state {
+            locks.push(lock_state(path)?);
+        }
+        if let Some(images) = &config.images_dir {
+            tracing::debug!(folder = %images.display(), "Images are not published yet.");
+        }
+        wait_for(&config.wait_for).await?;
+        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, config.api.port))
+            .await
+            .with_context(|| format!("127.0.0.1:{} could not be opened", config.api.port))?;
+        let store = open_store(&config.state).await?;
+        let machines = machines::open(config).await?;
+        let events = EventBus::default();
+        let hub = Hub::new(events.clone());
+        let shared = Shared {
+            store: Arc::clone(&store),
+            hypervisor: Arc::clone(&machines.hypervisor),
+            hub: hub.clone(),
+            events: events.clone(),
+            machine_type: machines.machine_type.clone(),
+            default_kernel: config.kernel.as_ref().map(|path| path.display().to_string()),
+        };
+        let host = Host { memory_mib: host::memory_mib(), processors: host::processors() };
+        let registry =
+            Registry::load(Arc::new(shared), host).await.context("the VMs could not be read")?;
+        let unix = door::bind(&socket)?;
+        Ok(Self { registry, hub, events, store, unix, tcp, socket, machines, _locks: locks })
+    }
+
+    /// Serves until SIGTERM or SIGINT, then ends everything in order.
+    pub async fn run(self) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM is not to be had")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT is not to be had")?;
+        let closing = CancellationToken::new();
+        let context = api::Context::new(
+            self.registry.clone(),
+            self.hub.clone(),
+            self.events.clone(),
+            closing.clone(),
+        );
+        let port = self.tcp.local_addr().context("the TCP door has no address")?.port();
+        let mut doors = JoinSet::new();
+        doors.spawn(api::serve_unix(self.unix, context, closing.clone()));
+        doors.spawn(api::serve_tcp(self.tcp, closing.clone()));
+        let vms = self.registry.list().len();
+        tracing::info!(vms, socket = %self.socket.display(), port, "The daemon is ready.");
+        notify(NotifyState::Ready);
+        let why = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(why, "The daemon goes down; the virtual machines run on.");
+        notify(NotifyState::Stopping);
+        self.events.close();
+        closing.cancel();
+        within("the doors", async { while doors.join_next().await.is_some() {} }).await;
+        drop(doors);
+        within("the VMs' drivers", self.registry.close()).await;
+        within("the guests' channels", self.hub.close()).await;
+        self.machines.shutdown.cancel();
+        self.machines.tasks.close();
+        within("the machines' monitors", self.machines.tasks.wait()).await;
+        if let Err(error) = std::fs::remove_file(&self.socket) {
+            tracing::debug!(%error, "The socket was gone already.");
+        }
+        drop(self.registry);
+        drop(self.store);
+        tracing::info!("The daemon has ended.");
+        Ok(())
+    }
+}
+
+async fn within(who: &str, work: impl Future<Output = ()>) {
+    let started = Instant::now();
+    if timeout_at(started + DRAIN, work).await.is_err() {
+        tracing::warn!(who, limit = ?DRAIN, "Somebody did not end in time and is left behind.");
+    } else {
+        tracing::debug!(who, took = ?started.elapsed(), "Ended.");
+    }
+}
+
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!(%error, "systemd was not told.");
+    }
+}
+
+fn lock_state(state: &Path) -> Result<door::Lock> {
+    let folder = state.parent().context("the state file has no folder")?;
+    door::private_folder(folder)?;
+    door::lock_folder(folder)
+}
+
+async fn open_store(url: &StateUrl) -> Result<Arc<dyn Store>> {
+    let StateUrl::Sqlite(path) = url.clone() else {
+        return Ok(Arc::new(MemoryStore::default()));
+    };
+    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&path)).await;
+    Ok(Arc::new(opened.context("opening the state panicked")??))
+}
+
+async fn wait_for(wait: &WaitFor) -> Result<()> {
+    let until = Instant::now() + wait.limit;
+    for peer in &wait.peers {
+        tracing::info!(peer, "Waiting for a peer to answer.");
+        let mut pause = ASK_AGAIN.0;
+        loop {
+            let why = match timeout_at(until, TcpStream::connect(peer)).await {
+                Ok(Ok(_)) => break,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "it did not answer".to_owned(),
+            };
+            if Instant::now() + pause >= until {
+                bail!("{peer} did not answer within {:?} (WAIT_FOR): {why}", wait.limit);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(ASK_AGAIN.1);
+        }
+    }
+    Ok(())
+}

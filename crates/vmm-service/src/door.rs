@@ -1,0 +1,124 @@
+//! What makes the daemon the only one: locks on its folders, and a socket that
+//! is never there half-made.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use tokio::net::UnixListener;
+
+/// A lock on something of the daemon's. The kernel lets go of it with the
+/// process, however that ends.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "the lock is held by the open file")] File);
+
+/// Makes a folder that only its owner may enter, with those above it, if it is
+/// not there.
+pub fn private_folder(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("the folder {} could not be made", path.display()))
+}
+
+/// Locks a folder, so that a second daemon cannot use it.
+pub fn lock_folder(path: &Path) -> Result<Lock> {
+    let folder =
+        File::open(path).with_context(|| format!("{} could not be opened", path.display()))?;
+    lock(folder, path)
+}
+
+/// Locks the name of a socket. The file beside it stays: who removes a lock
+/// file may remove another's.
+pub fn lock_socket(socket: &Path) -> Result<Lock> {
+    let folder = socket.parent().context("the socket has no folder")?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("the folder {} could not be made", folder.display()))?;
+    let path = socket.with_added_extension("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("{} could not be opened", path.display()))?;
+    lock(file, socket)
+}
+
+/// Binds the socket, for its owner only from its first moment: it is made in a
+/// private folder and then moved to its name, over the one that a daemon left
+/// that was killed. The caller holds the lock on it.
+pub fn bind(socket: &Path) -> Result<UnixListener> {
+    let could_not = || format!("the socket {} could not be made", socket.display());
+    match std::fs::symlink_metadata(socket) {
+        Ok(found) if !found.file_type().is_socket() => {
+            bail!("{} is there and is no socket: remove it or name another", socket.display());
+        }
+        _ => {}
+    }
+    let folder = socket.parent().context("the socket has no folder")?;
+    let private = folder.join(format!(".{}", std::process::id()));
+    // A daemon of the same process id may have been killed right here.
+    let _ = std::fs::remove_dir_all(&private);
+    DirBuilder::new().mode(0o700).create(&private).with_context(could_not)?;
+    let made = private.join("s");
+    let bound = UnixListener::bind(&made).and_then(|listener| {
+        std::fs::set_permissions(&made, Permissions::from_mode(0o600))?;
+        std::fs::rename(&made, socket)?;
+        Ok(listener)
+    });
+    let cleared = std::fs::remove_dir_all(&private);
+    let listener = bound.with_context(could_not)?;
+    cleared.with_context(|| format!("{} could not be removed", private.display()))?;
+    Ok(listener)
+}
+
+fn lock(file: File, what: &Path) -> Result<Lock> {
+    match file.try_lock() {
+        Ok(()) => Ok(Lock(file)),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another vmm-service uses {}: stop that one, or give this one another state \
+             (VMM_STATE_URL) and socket (VMM_SOCKET)",
+            what.display()
+        ),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("{} could not be locked", what.display()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_daemon_is_told_what_is_in_its_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock_folder(folder.path()).unwrap();
+        let error = lock_folder(folder.path()).unwrap_err().to_string();
+        assert!(error.starts_with("another vmm-service uses"), "{error}");
+        drop(held);
+        lock_folder(folder.path()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_file_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("vmm.sock");
+        drop(bind(&socket).unwrap());
+        let listener = bind(&socket).unwrap();
+        let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        tokio::net::UnixStream::connect(&socket).await.unwrap();
+        drop(listener);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+        std::fs::remove_file(&socket).unwrap();
+        std::fs::write(&socket, "somebody's").unwrap();
+        assert!(bind(&socket).unwrap_err().to_string().contains("is no socket"));
+    }
+}
