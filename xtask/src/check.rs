@@ -28,7 +28,12 @@ pub fn run_steps(steps: &mut Steps) {
     // Those two crates are for real machines: `e2e` and `bench` run them.
     steps.run("unit and contract tests", || {
         let mut command = workspace::cargo(&["test", "--workspace", "--no-fail-fast"]);
-        run_tests(command.args(["--exclude", "e2e", "--exclude", "bench"]))
+        command.args(["--exclude", "e2e", "--exclude", "bench"]);
+        if lab::program::privileged("true", &[]).get_program() == "sudo" {
+            // Those of the daemon need root, as the daemon does.
+            command.args(["--config", "target.'cfg(unix)'.runner = 'sudo --preserve-env'"]);
+        }
+        run_tests(&mut command)
     });
 }
 

@@ -27,21 +27,21 @@ pub fn run(args: &Args) -> Result<()> {
         return list();
     }
     let mut steps = Steps::new();
-    run_steps(&mut steps, args.filter.as_deref());
+    if steps.run("packages", install) {
+        run_steps(&mut steps, args.filter.as_deref());
+    }
     steps.finish()
 }
 
-/// The steps, for `test` to put others before them.
+/// Builds and plays, for `test` to put its own steps before. Needs what
+/// [`install`] brings.
 pub fn run_steps(steps: &mut Steps, filter: Option<&str>) {
     let mut built = None;
-    let ready = steps.run("packages", || {
-        install()?;
-        Ok(Tally::default())
-    }) && steps.run("programs", || {
+    steps.run("programs", || {
         built = Some(Built::new(Profile::Dev)?);
         Ok(Tally::default())
     });
-    if let Some(built) = built.filter(|_| ready) {
+    if let Some(built) = built {
         steps.run("whole-system tests", || play(&built, filter, &[]));
     }
 }
@@ -53,9 +53,10 @@ pub fn list() -> Result<()> {
 }
 
 /// Installs what a guest needs to boot here, and says what.
-pub fn install() -> Result<()> {
+pub fn install() -> Result<Tally> {
     lab::packages::ensure(lab::packages::TO_BOOT_GUESTS, &say)?;
-    lab::packages::ensure_guest_target(&Tree::locate()?, &say)
+    lab::packages::ensure_guest_target(&Tree::locate()?, &say)?;
+    Ok(Tally::default())
 }
 
 /// What the tests drive, and the program that drives it.

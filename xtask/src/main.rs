@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::Check(args) => check::run(&args),
         Command::Tidy(args) => tidy::run(&args),
-        Command::Test(args) => test::run(&args),
+        Command::Test(args) => return test::run(&args),
         Command::E2e(args) => e2e::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bare(args) => bare::run(&args),
