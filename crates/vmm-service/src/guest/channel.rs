@@ -118,6 +118,9 @@ impl Channel {
             tracing::error!(vm = %self.state.vm(), %error, "A channel's task ended badly.");
         }
         let mut retry = self.pace.retry;
+        // Said once for each time that the socket is away: one that is going
+        // with its VM is no news.
+        let mut warned = false;
         loop {
             let connected = tokio::select! {
                 biased;
@@ -131,6 +134,12 @@ impl Channel {
                     }
                     drop(stream);
                     self.session.renew();
+                    warned = false;
+                }
+                Err(error) if retry == LAST_RETRY && !warned => {
+                    warned = true;
+                    let (vm, socket) = (self.state.vm(), &self.socket);
+                    tracing::warn!(%vm, %error, ?socket, "A guest's channel cannot be reached.");
                 }
                 Err(error) => self.log(&error, "A channel's socket lets nobody in."),
             }
