@@ -53,17 +53,11 @@ impl Failure {
                 "`vmmctl list` shows those that there are",
             ),
             Some(409) => {
-                Self::from(error).advising(format!("`vmmctl info {vm}` shows the state it is in"))
+                let advice = format!("`vmmctl info {vm}` shows the state it is in");
+                Self::new(Exit::Refused, format!("{vm}: {error}"), advice)
             }
             _ => Self::from(error),
         }
-    }
-
-    fn advising(mut self, advice: String) -> Self {
-        if let Self::Told(told) = &mut self {
-            told.advice = Some(advice);
-        }
-        self
     }
 
     /// Lines between what happened and what to do.

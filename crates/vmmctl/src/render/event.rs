@@ -36,8 +36,10 @@ pub(crate) fn line(event: &Event, name: Option<&str>, clock: &Clock) -> Text {
         EventKind::Lifecycle { lifecycle } => {
             #[expect(clippy::cast_precision_loss, reason = "an uptime fits")]
             let after = units::duration(lifecycle.uptime_ms as f64 / 1000.0);
-            let mut text = Text::new(word(&lifecycle.stage))
-                .and(Style::Faint, format!("  {after} after the kernel"));
+            let mut text = Text::new(word(&lifecycle.stage));
+            if lifecycle.uptime_ms > 0 {
+                text = text.and(Style::Faint, format!("  {after} after the kernel"));
+            }
             if let Some(value) = &lifecycle.detail {
                 text = text.and(Style::Faint, format!("  {}", detail(value)));
             }
@@ -84,7 +86,7 @@ fn changed(patch: &Value) -> String {
     for (section, change) in sections {
         match change {
             Value::Object(entries) if entries.values().all(|e| e.is_object() || e.is_null()) => {
-                names.extend(entries.keys().map(|key| format!("{section}/{key}")));
+                names.extend(entries.keys().map(|key| format!("{section} {key}")));
             }
             _ => names.push(section.clone()),
         }

@@ -95,9 +95,9 @@ fn heading(vm: &Vm, guest: &Guest, clock: &Clock) -> Vec<Text> {
 
 fn system(os: &Os) -> Vec<Text> {
     let name = if os.pretty_name.is_empty() { &os.family } else { &os.pretty_name };
-    let about = format!("  {} {}", os.kernel_release, os.architecture);
     vec![
-        field("System", Text::new(name).and(Style::Faint, about)),
+        field("System", Text::new(name)),
+        field("Kernel", Text::new(format!("{} {}", os.kernel_release, os.architecture))),
         field("Host name", Text::new(&os.hostname)),
     ]
 }

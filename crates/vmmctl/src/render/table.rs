@@ -22,11 +22,12 @@ pub(crate) struct Column {
     align: Align,
     importance: u8,
     shrinks_to: Option<usize>,
+    at_least: usize,
 }
 
 impl Column {
     pub(crate) fn left(title: &'static str) -> Self {
-        Self { title, align: Align::Left, importance: u8::MAX, shrinks_to: None }
+        Self { title, align: Align::Left, importance: u8::MAX, shrinks_to: None, at_least: 0 }
     }
 
     pub(crate) fn right(title: &'static str) -> Self {
@@ -45,6 +46,13 @@ impl Column {
         self.shrinks_to = Some(width);
         self
     }
+
+    /// As wide as that even when its cells are narrower, so that a table that
+    /// redraws keeps its shape.
+    pub(crate) fn at_least(mut self, width: usize) -> Self {
+        self.at_least = width;
+        self
+    }
 }
 
 /// Rows under columns.
@@ -52,11 +60,18 @@ impl Column {
 pub(crate) struct Table {
     columns: Vec<Column>,
     rows: Vec<Vec<Text>>,
+    steady: bool,
 }
 
 impl Table {
     pub(crate) fn new(columns: Vec<Column>) -> Self {
-        Self { columns, rows: Vec::new() }
+        Self { columns, rows: Vec::new(), steady: false }
+    }
+
+    /// Keeps columns that have nothing to show: a table that redraws must not
+    /// jump when they have.
+    pub(crate) fn steady(self) -> Self {
+        Self { steady: true, ..self }
     }
 
     /// Adds a row, which has a cell for each column.
@@ -76,7 +91,9 @@ impl Table {
         let mut shown: Vec<(usize, usize)> = natural
             .into_iter()
             .enumerate()
-            .filter(|(index, _)| self.columns[*index].importance == u8::MAX || self.tells(*index))
+            .filter(|(index, _)| {
+                self.steady || self.columns[*index].importance == u8::MAX || self.tells(*index)
+            })
             .collect();
         if let Some(width) = width {
             self.drop_columns(&mut shown, width);
@@ -95,7 +112,8 @@ impl Table {
 
     fn natural_width(&self, index: usize) -> usize {
         let cells = self.rows.iter().filter_map(|row| row.get(index)).map(Text::width);
-        cells.chain([self.columns[index].title.chars().count()]).max().unwrap_or(0)
+        let column = &self.columns[index];
+        cells.chain([column.title.chars().count(), column.at_least]).max().unwrap_or(0)
     }
 
     /// Whether any row has something to say in this column.
@@ -213,6 +231,7 @@ mod tests {
         let mut table = Table::new(vec![Column::left("A"), Column::left("B").importance(1)]);
         table.row(vec![Text::new("x"), Text::absent()]);
         assert_eq!(table.lines(None)[0].to_line(false), "A");
+        assert_eq!(table.steady().lines(None)[0].to_line(false), "A  B");
     }
 
     proptest! {

@@ -52,7 +52,7 @@ pub(crate) fn summary(fleet: &Fleet) -> Text {
 /// The table.
 pub(crate) fn table(fleet: &Fleet, clock: &Clock, width: Option<usize>) -> Vec<Text> {
     let wide = width.is_none_or(|width| width >= WIDE);
-    let mut table = Table::new(if wide { wide_columns() } else { narrow_columns() });
+    let mut table = Table::new(if wide { wide_columns() } else { narrow_columns() }).steady();
     for member in fleet.sorted() {
         table.row(row(member, clock, wide));
     }
@@ -62,34 +62,34 @@ pub(crate) fn table(fleet: &Fleet, clock: &Clock, width: Option<usize>) -> Vec<T
 fn narrow_columns() -> Vec<Column> {
     vec![
         Column::left("NAME").shrinks_to(10),
-        Column::left("STATE"),
-        Column::left("AGENT").importance(20),
+        Column::left("STATE").at_least(8),
+        Column::left("AGENT").importance(20).at_least(9),
         Column::right("CPU %").importance(90),
-        Column::right("MEMORY").importance(85),
-        Column::right("READ/s").importance(60),
-        Column::right("WRITE/s").importance(60),
-        Column::right("RECV/s").importance(50),
-        Column::right("SEND/s").importance(50),
-        Column::right("UP").importance(30),
-        Column::right("HEARD").importance(95),
+        Column::right("MEMORY").importance(85).at_least(11),
+        Column::right("READ/s").importance(60).at_least(6),
+        Column::right("WRITE/s").importance(60).at_least(6),
+        Column::right("RECV/s").importance(50).at_least(6),
+        Column::right("SEND/s").importance(50).at_least(6),
+        Column::right("UP").importance(30).at_least(6),
+        Column::right("HEARD").importance(95).at_least(5),
     ]
 }
 
 fn wide_columns() -> Vec<Column> {
     vec![
         Column::left("NAME").shrinks_to(10),
-        Column::left("STATE"),
-        Column::left("AGENT").importance(20),
-        Column::left("CPU").importance(12),
-        Column::right("%").importance(90),
-        Column::left("MEMORY").importance(10),
-        Column::right("USED/TOTAL").importance(85),
-        Column::right("READING").importance(60),
-        Column::right("WRITING").importance(60),
-        Column::right("RECEIVING").importance(50),
-        Column::right("SENDING").importance(50),
-        Column::right("UP").importance(30),
-        Column::right("HEARD").importance(95),
+        Column::left("STATE").at_least(8),
+        Column::left("AGENT").importance(20).at_least(9),
+        Column::left("CPU").importance(12).at_least(BAR_WIDTH),
+        Column::right("%").importance(90).at_least(5),
+        Column::left("MEMORY").importance(10).at_least(BAR_WIDTH),
+        Column::right("USED/TOTAL").importance(85).at_least(13),
+        Column::right("READING").importance(60).at_least(10),
+        Column::right("WRITING").importance(60).at_least(10),
+        Column::right("RECEIVING").importance(50).at_least(10),
+        Column::right("SENDING").importance(50).at_least(10),
+        Column::right("UP").importance(30).at_least(6),
+        Column::right("HEARD").importance(95).at_least(6),
     ]
 }
 

@@ -53,10 +53,14 @@ fn no_such_vm_is_4() {
 
 #[test]
 fn a_conflict_is_5_and_an_error_of_the_daemon_1() {
-    let fake = Fake::new(|_| problem(409, "web runs; stop it first.", json!([])));
+    let fake = Fake::new(|_| problem(409, "It runs; stop it first.", json!([])));
     let ran = fake.vmmctl(&["delete", "web"]);
     assert_eq!((ran.code, ran.out.as_str()), (5, ""));
-    assert!(ran.err.starts_with("vmmctl: web runs; stop it first.\n  → "), "{}", ran.err);
+    assert!(
+        ran.err.starts_with("vmmctl: web: It runs; stop it first.\n  → `vmmctl info web`"),
+        "{}",
+        ran.err
+    );
     let fake = Fake::new(|_| problem(500, "The state could not be written.", json!([])));
     let ran = fake.vmmctl(&["list"]);
     assert_eq!(ran.code, 1);
