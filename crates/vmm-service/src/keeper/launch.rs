@@ -64,7 +64,7 @@ pub(super) fn start(dir: &Path) -> Result<Kept, KeepError> {
     )?;
     // QEMU alone holds them from here: what it lets go must be gone.
     drop(handed);
-    let mut kept = settle(&launch.token, folder, dir, child, logs)?;
+    let mut kept = settle(&launch, folder, dir, child, logs)?;
     kept.console = Some(console);
     kept.output = Some(read);
     kept.companions = companions;
@@ -110,6 +110,7 @@ pub(super) fn resume(dir: &Path) -> Result<Kept, KeepError> {
         console: Some(console),
         output: None,
         companions: Vec::new(),
+        group: launch.group,
         logs,
     })
 }
@@ -214,7 +215,7 @@ fn start_companions(
 
 /// Writes down what runs; a machine that could not be found again must not run.
 fn settle(
-    token: &str,
+    launch: &LaunchRecord,
     folder: File,
     dir: &Path,
     mut child: Child,
@@ -225,7 +226,7 @@ fn settle(
         let pidfd =
             Pidfd::open(child.id())?.ok_or_else(|| std::io::Error::other("the process is gone"))?;
         let keeper = Fingerprint::of(std::process::id())?;
-        let record = RunRecord { token: token.to_owned(), qemu, keeper };
+        let record = RunRecord { token: launch.token.clone(), qemu, keeper };
         records::write(dir, records::RUN, &record)?;
         Ok::<_, std::io::Error>((record, pidfd))
     })();
@@ -238,6 +239,7 @@ fn settle(
             console: None,
             output: None,
             companions: Vec::new(),
+            group: launch.group.clone(),
             logs,
         }),
         Err(error) => {

@@ -68,6 +68,8 @@ struct Kept {
     output: Option<File>,
     /// Programs beside QEMU that end with it.
     companions: Vec<std::process::Child>,
+    /// The machine's name in the host's control groups.
+    group: String,
     /// Where both are kept.
     logs: launch::Logs,
 }

@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use super::Kept;
 use super::log::BoundedLog;
 use super::records::{self, ExitRecord};
+use crate::sys::cgroup;
 use crate::sys::descriptor::wait_readable;
 
 /// How much is copied at a time.
@@ -103,6 +104,7 @@ fn finish(mut kept: Kept, buffer: &mut [u8]) -> io::Result<()> {
         None => ExitRecord::default(),
     };
     records::write(&kept.logs.folder, records::EXIT, &exit)?;
+    cgroup::leave(&kept.group);
     drop(kept.folder);
     Ok(())
 }

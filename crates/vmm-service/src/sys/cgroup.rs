@@ -1,11 +1,17 @@
 //! A control group per machine where the host has no systemd: what ends the
-//! daemon's group then does not reach the machine.
+//! daemon's group then does not reach the machine. Where systemd is, it alone
+//! manages the groups, and the machine's scope is one.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::scope::has_systemd;
+
 /// The group under which all machines' groups lie.
 const PARENT: &str = "infinibay";
+
+/// The file of a group that takes its members.
+const MEMBERS: &str = "cgroup.procs";
 
 /// Moves this process into a group of its own. `false` when the host offers no
 /// place for it, which costs nothing but the separation.
@@ -14,10 +20,21 @@ const PARENT: &str = "infinibay";
 ///
 /// When the host's list of mounts cannot be read.
 pub fn enter(name: &str) -> io::Result<bool> {
-    let Some(group) = path(name)? else { return Ok(false) };
-    let entered = std::fs::create_dir_all(&group)
-        .and_then(|()| std::fs::write(group.join("cgroup.procs"), "0"));
+    let Some(root) = root()? else { return Ok(false) };
+    let group = root.join(PARENT).join(name);
+    let entered =
+        std::fs::create_dir_all(&group).and_then(|()| std::fs::write(group.join(MEMBERS), "0"));
     Ok(entered.is_ok())
+}
+
+/// Leaves the machine's group and removes it, unless somebody else is in it.
+pub fn leave(name: &str) {
+    let left =
+        root().ok().flatten().is_some_and(|root| std::fs::write(root.join(MEMBERS), "0").is_ok());
+    if left {
+        // The daemon removes what could not be removed here.
+        let _ = remove(name);
+    }
 }
 
 /// Removes a machine's group, if it is there and empty.
@@ -26,16 +43,20 @@ pub fn enter(name: &str) -> io::Result<bool> {
 ///
 /// When it is there and could not be removed.
 pub fn remove(name: &str) -> io::Result<()> {
-    let Some(group) = path(name)? else { return Ok(()) };
-    match std::fs::remove_dir(group) {
+    let Some(root) = root()? else { return Ok(()) };
+    match std::fs::remove_dir(root.join(PARENT).join(name)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-fn path(name: &str) -> io::Result<Option<PathBuf>> {
+/// Where groups can be made, if there is such a place and it is ours.
+fn root() -> io::Result<Option<PathBuf>> {
+    if has_systemd() {
+        return Ok(None);
+    }
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-    Ok(unified(&mounts).map(|root| root.join(PARENT).join(name)))
+    Ok(unified(&mounts).map(Path::to_owned))
 }
 
 /// Where version 2 of the hierarchy is mounted.

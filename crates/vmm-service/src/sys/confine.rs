@@ -66,6 +66,7 @@ pub fn spawn(
             if empty_network {
                 rustix::thread::unshare_unsafe(UnshareFlags::NEWNET)?;
             }
+            settle_signals();
             limit(Resource::Core, 0)?;
             limit(Resource::Nofile, open_files)?;
             rustix::process::umask(Mode::RWXG | Mode::RWXO);
@@ -81,6 +82,18 @@ pub fn spawn(
         });
     }
     command.spawn()
+}
+
+/// What the keeper ignores must be able to end its children; but a child must
+/// outlive the keeper, who reads what it prints.
+#[expect(unsafe_code, reason = "rustix leaves signals to libc")]
+fn settle_signals() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+        // SAFETY: the default disposition is no handler of ours.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: ignoring a signal is no handler either.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
 fn limit(resource: Resource, wanted: u64) -> io::Result<()> {

@@ -104,6 +104,17 @@ enum Pending {
     Chardevs,
 }
 
+impl Pending {
+    fn refuse(self, why: &str) {
+        if let Self::Request(request) = self {
+            let refused =
+                MachineError::Refused { command: request.command.into(), desc: why.into() };
+            // Who asked may have given up.
+            let _ = request.answer.send(Err(refused));
+        }
+    }
+}
+
 /// The driver let go of the machine: there is nobody to tell anything.
 struct NobodyListens;
 
@@ -221,15 +232,10 @@ impl Monitor {
 
     async fn ask(&mut self, pending: Pending, command: &'static str) {
         self.pending.retain(|_, pending| !matches!(pending, Pending::Request(request) if request.answer.is_closed()));
-        let Some(connection) =
-            self.connection.as_mut().filter(|_| self.pending.len() < MOST_PENDING)
-        else {
-            // Who asked waits no longer than until its own deadline; a machine
-            // without a monitor says so at once.
-            if let Pending::Request(request) = pending {
-                let _ = request.answer.send(Err(MachineError::Silent(0)));
-            }
-            return;
+        let connection = match self.connection.as_mut() {
+            Some(connection) if self.pending.len() < MOST_PENDING => connection,
+            Some(_) => return pending.refuse("too many commands wait for it already"),
+            None => return pending.refuse("it is not connected"),
         };
         let id = self.next_id;
         self.next_id += 1;

@@ -12,6 +12,7 @@ use super::super::{MachineEvent, contract::launch};
 use super::*;
 use crate::keeper::records::LaunchRecord;
 use crate::sys::confine::User;
+use crate::sys::descriptor::wait_readable;
 
 /// Where Debian's and Ubuntu's package puts it.
 pub(super) const QEMU: &str = "/usr/bin/qemu-system-x86_64";
@@ -67,9 +68,15 @@ impl Drop for Lab {
     /// A test that failed leaves no machine behind.
     fn drop(&mut self) {
         for id in self.hypervisor.host.dirs.all().unwrap_or_default() {
-            if let Ok((_, pidfd)) = found(&self.hypervisor.host.dirs.of(id)) {
+            let dir = self.hypervisor.host.dirs.of(id);
+            let keeper = keeper_of(&dir);
+            if let Ok((_, pidfd)) = found(&dir) {
                 let _ = pidfd.kill();
             }
+            if let Some(keeper) = keeper {
+                let _ = wait_readable(&[keeper], Some(10_000));
+            }
+            let _ = self.hypervisor.host.dirs.purge(id);
         }
     }
 }
