@@ -81,10 +81,13 @@ pub fn run(args: &Args) -> Result<()> {
     let clone = scratch.join("clone");
     program::run(Command::new("git").args(["clone", "--quiet"]).arg(tree.root()).arg(&clone))?;
     fs::write(scratch.join("apt.conf"), apt_settings()?)?;
+    let script = scratch.join("script");
+    fs::write(&script, SCRIPT)?;
 
     let mut inside = Command::new("unshare");
     inside
-        .args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", SCRIPT, "bare"])
+        .args(["--mount", "--pid", "--fork", "--kill-child", "sh"])
+        .arg(&script)
         .args([&base, &scratch, &home("RUSTUP_HOME", ".rustup")?, &home("CARGO_HOME", ".cargo")?])
         // What this checkout's cargo tells its children is not the visitor's.
         .env_remove("CARGO")
