@@ -11,7 +11,10 @@ use tokio::net::UnixListener;
 /// A lock on something of the daemon's. The kernel lets go of it with the
 /// process, however that ends.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "the lock is held by the open file")] File);
+pub struct Lock {
+    /// Held by being open.
+    _file: File,
+}
 
 /// Makes a folder that only its owner may enter, with those above it, if it is
 /// not there.
@@ -80,7 +83,7 @@ pub fn bind(socket: &Path) -> Result<UnixListener> {
 
 fn lock(file: File, what: &Path) -> Result<Lock> {
     match file.try_lock() {
-        Ok(()) => Ok(Lock(file)),
+        Ok(()) => Ok(Lock { _file: file }),
         Err(TryLockError::WouldBlock) => bail!(
             "another vmm-service uses {}: stop that one, or give this one another state \
              (VMM_STATE_URL) and socket (VMM_SOCKET)",

@@ -11,7 +11,7 @@ use lab::daemon::{Daemon, Settings};
 use lab::qemu::BOOT_LIMIT;
 use rustix::process::{Pid, Signal, kill_process};
 use vmm_api::client::Client;
-use vmm_api::guest::AgentState;
+use vmm_api::guest::{AgentState, Guest};
 use vmm_api::operation::{Operation, OperationState};
 use vmm_api::vm::{Vm, VmSpec};
 
@@ -202,6 +202,15 @@ pub async fn connected(client: &Client, vm: &str) -> Result<Vm> {
             bail!("{error:#}; its console ends with:\n{}", String::from_utf8_lossy(&log))
         }
     }
+}
+
+/// Waits until a VM's agent has told its facts.
+pub async fn reported(client: &Client, vm: &str) -> Result<Guest> {
+    until(&format!("the facts of {vm}"), BOOT_LIMIT, || async {
+        let guest = client.guest(vm).await?;
+        Ok(guest.facts_at.is_some().then_some(guest))
+    })
+    .await
 }
 
 /// Processes, zombies left out, that carry a path in their arguments or in

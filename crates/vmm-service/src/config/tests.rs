@@ -1,3 +1,5 @@
+//! The configuration from each of its sources, right and wrong.
+
 use super::*;
 
 fn read(text: &str, variables: &[(&str, &str)], flags: &Flags) -> Result<Config, Vec<String>> {
