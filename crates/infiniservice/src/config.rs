@@ -7,13 +7,11 @@ use std::time::Duration;
 use guest_protocol::limits::CHANNEL_NAME;
 use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::agent::Settings;
 use crate::command::policy::{Policy, Profile};
 use crate::flags::{Flags, Task};
+use crate::log;
 use crate::mistake::Mistake;
 use crate::publish::channel::Transport;
 use crate::sys::state::DEFAULT_CONFIG;
@@ -33,17 +31,13 @@ const LEVELS: &str = "use error, warn, info, debug or trace";
 /// The largest file that is taken for a configuration, in bytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-/// How much is logged, to standard error.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Log(Targets);
-
 /// Everything that the agent is told at its start.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// What to do.
     pub task: Task,
     /// How much to log.
-    pub log: Log,
+    pub log: LevelFilter,
     /// What the host may ask.
     pub policy: Policy,
     /// How to run.
@@ -118,20 +112,6 @@ impl Config {
     }
 }
 
-impl Log {
-    /// Begins to log.
-    pub fn install(self) {
-        tracing_subscriber::fmt()
-            .with_max_level(LevelFilter::TRACE)
-            .with_target(false)
-            .with_ansi(false)
-            .with_writer(std::io::stderr)
-            .finish()
-            .with(self.0)
-            .init();
-    }
-}
-
 fn read(path: &Path) -> Result<File, Mistake> {
     let shown = path.display();
     let refused = |error: &dyn std::fmt::Display| Mistake {
@@ -158,25 +138,19 @@ impl Mistakes {
         self.0.push(Mistake { what: what.into(), help: help.into() });
     }
 
-    fn log(&mut self, debug: bool, rust_log: Option<&str>, file: Option<&str>) -> Log {
-        let at = |level: LevelFilter| Log(Targets::new().with_default(level));
+    fn log(&mut self, debug: bool, rust_log: Option<&str>, file: Option<&str>) -> LevelFilter {
         if debug {
-            return at(LevelFilter::DEBUG);
+            return LevelFilter::DEBUG;
         }
-        if let Some(given) = rust_log.filter(|it| !it.is_empty()) {
-            return given.parse().map(Log).unwrap_or_else(|_| {
-                self.add(format!("RUST_LOG is {given:?}, which cannot be read"), LEVELS);
-                at(LevelFilter::INFO)
-            });
-        }
-        match file.map(|given| (given, given.parse())) {
-            None => at(LevelFilter::INFO),
-            Some((_, Ok(level))) => at(level),
-            Some((given, Err(_))) => {
-                self.add(format!("[agent] log is {given:?}, which is no level"), LEVELS);
-                at(LevelFilter::INFO)
-            }
-        }
+        let (origin, level) = match (rust_log.filter(|it| !it.is_empty()), file) {
+            (Some(given), _) => (format!("RUST_LOG is {given:?}"), log::parse_directives(given)),
+            (None, Some(given)) => (format!("[agent] log is {given:?}"), given.parse().ok()),
+            (None, None) => return LevelFilter::INFO,
+        };
+        level.unwrap_or_else(|| {
+            self.add(format!("{origin}, which is no level"), LEVELS);
+            LevelFilter::INFO
+        })
     }
 
     fn policy(&mut self, profile: Option<&str>, allow: Vec<String>, deny: Vec<String>) -> Policy {

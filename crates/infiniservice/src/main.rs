@@ -7,6 +7,7 @@ mod config;
 mod flags;
 mod identity;
 mod lifecycle;
+mod log;
 mod mistake;
 mod publish;
 mod sys;
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
-    config.log.clone().install();
+    log::install(config.log);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -65,6 +66,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let identity = Identity::load(&sys::state::folder());
     let agent = Agent::start(config.settings, identity, Commands::new(config.policy))
         .context("the socket cannot be listened on")?;
+    match sys::pages::give_back() {
+        Ok(bytes) => tracing::debug!(bytes, "The pages that the start needed were given back."),
+        Err(error) => tracing::debug!(%error, "The pages that the start needed are kept."),
+    }
     agent.run(termination).await;
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! The built program as its operator and its host meet it: flags, exit codes,
 //! a session over a unix socket, and its end.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};

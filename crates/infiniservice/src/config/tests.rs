@@ -10,17 +10,13 @@ fn join(flags: Flags, text: &str) -> Result<Config, Vec<Mistake>> {
     Config::join(flags, file(text), None)
 }
 
-fn log_at(level: LevelFilter) -> Log {
-    Log(Targets::new().with_default(level))
-}
-
 #[test]
 fn nothing_given_is_a_working_agent() {
     let config = join(Flags::default(), "").unwrap();
     assert_eq!(config.settings.interval, Duration::from_secs(30));
     assert_eq!(config.settings.transport, Transport::VirtioSerial("org.infinibay.agent".into()));
     assert_eq!(config.policy, Policy::default());
-    assert_eq!(config.log, log_at(LevelFilter::INFO));
+    assert_eq!(config.log, LevelFilter::INFO);
 }
 
 #[test]
@@ -74,8 +70,8 @@ fn rust_log_wins_over_the_file_and_debug_over_both() {
         let flags = Flags { debug, ..Flags::default() };
         Config::join(flags, file(text), rust_log).map(|config| config.log)
     };
-    assert_eq!(log(false, Some("warn"), "[agent]\nlog = 'trace'"), Ok(log_at(LevelFilter::WARN)));
-    assert_eq!(log(true, Some("warn"), ""), Ok(log_at(LevelFilter::DEBUG)));
+    assert_eq!(log(false, Some("warn"), "[agent]\nlog = 'trace'"), Ok(LevelFilter::WARN));
+    assert_eq!(log(true, Some("warn"), ""), Ok(LevelFilter::DEBUG));
     assert!(log(false, Some("infiniservice=debug,info"), "").is_ok());
     assert!(log(false, Some("infiniservice=loud"), "").is_err());
 }

@@ -8,6 +8,7 @@ pub mod load;
 pub mod memory;
 pub mod network;
 pub mod os;
+pub mod pages;
 pub mod port;
 pub mod power;
 mod procfs;
