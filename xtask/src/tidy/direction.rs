@@ -48,7 +48,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["agent"],
             &["publish"],
             &["collect", "command"],
-            &["identity", "lifecycle", "mistake"],
+            &["identity", "lifecycle", "log", "mistake"],
             &["sys"],
         ],
     ),
