@@ -450,3 +450,81 @@ fn agent_port(answer: &Value) -> Option<bool> {
     let port = answer.as_array()?.iter().find(|chardev| chardev["label"] == AGENT_CHARDEV)?;
     port["frontend-open"].as_bool()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::net::{UnixListener, UnixStream};
+
+    use super::super::super::contract::SOON;
+    use super::*;
+
+    /// A monitor that answers `count` commands, the handshake among them, and
+    /// says that the machine is paused.
+    async fn answer(stream: &mut BufReader<UnixStream>, count: usize) {
+        stream.write_all(b"{\"QMP\": {}}\n").await.unwrap();
+        for _ in 0..count {
+            let mut line = String::new();
+            if stream.read_line(&mut line).await.unwrap() == 0 {
+                return;
+            }
+            let command: Value = serde_json::from_str(&line).unwrap();
+            let value = match command["execute"].as_str().unwrap() {
+                "query-status" => json!({ "running": false }),
+                "query-chardev" => json!([{ "label": AGENT_CHARDEV, "frontend-open": true }]),
+                _ => json!({}),
+            };
+            let answer = json!({ "return": value, "id": command["id"] });
+            stream.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_monitor_that_closed_or_went_mad_is_connected_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("qmp.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let mut qemu = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let (_requests, requests) = mpsc::channel(1);
+        let (events, mut heard) = mpsc::channel(64);
+        let ping = Duration::from_millis(20);
+        let monitor = Monitor::new(Setup {
+            id: Uuid::nil(),
+            dir: dir.path().to_owned(),
+            socket,
+            connection: None,
+            state: RunState::Running,
+            qemu: Pidfd::open(qemu.id()).unwrap().unwrap(),
+            keeper: None,
+            requests,
+            events,
+            timing: Timing { ping, silence: SOON, handshake: SOON },
+        });
+        let task = tokio::spawn(monitor.unwrap().run(CancellationToken::new()));
+        let mut next = async || timeout(SOON, heard.recv()).await.unwrap();
+
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = BufReader::new(stream);
+        answer(&mut stream, 3).await;
+        // There is no keeper to be had in this folder, which is told once.
+        assert_eq!(next().await, Some(MachineEvent::KeeperLost));
+        assert_eq!(next().await, Some(MachineEvent::Paused));
+        assert_eq!(next().await, Some(MachineEvent::AgentPort(true)));
+        drop(stream);
+        assert!(matches!(next().await, Some(MachineEvent::MonitorLost(_))));
+
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = BufReader::new(stream);
+        answer(&mut stream, 3).await;
+        assert_eq!(next().await, Some(MachineEvent::MonitorBack));
+        stream.write_all(b"\x1b[2J no JSON\n").await.unwrap();
+        assert!(matches!(next().await, Some(MachineEvent::MonitorLost(_))));
+
+        qemu.kill().unwrap();
+        assert_eq!(next().await, Some(MachineEvent::Exited(Exit::Unseen)));
+        assert_eq!(next().await, None);
+        task.await.unwrap();
+        qemu.wait().unwrap();
+    }
+}

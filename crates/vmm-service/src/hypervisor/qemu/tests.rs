@@ -186,8 +186,9 @@ async fn a_guest_that_floods_its_console_fills_two_files_and_no_more() {
     let launch = lab.boots(&FLOOD_CONSOLE);
     let mut running = lab.hypervisor.start(&launch).await.unwrap();
     let turned_over = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(20));
         while lab.hypervisor.console_log(launch.id).len() < 2 {
-            tokio::task::yield_now().await;
+            looks.tick().await;
         }
     };
     timeout(SOON, turned_over).await.unwrap();
@@ -227,7 +228,17 @@ async fn a_keeper_that_dies_is_replaced() {
     until(&mut running, &MachineEvent::KeeperBack).await;
     let second = lab.record(launch.id).keeper.pid;
     assert_ne!(first, second);
-    assert_eq!(running.machine.status().await.unwrap(), RunState::Running);
+    // The new one goes on with the console: the firmware speaks again.
+    let log = lab.hypervisor.console_log(launch.id).remove(0);
+    let before = std::fs::metadata(&log).unwrap().len();
+    running.machine.reset().await.unwrap();
+    let grown = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(20));
+        while std::fs::metadata(&log).unwrap().len() == before {
+            looks.tick().await;
+        }
+    };
+    timeout(SOON, grown).await.unwrap();
     running.machine.kill().await.unwrap();
     // The new keeper is not QEMU's parent, and cannot see how it ended.
     until(&mut running, &MachineEvent::Exited(Exit::Unseen)).await;
@@ -313,7 +324,11 @@ async fn passt_lives_and_dies_with_its_machine() {
         status_of(passt, "Uid")
             .starts_with(&lab.launch_record(launch.id).companions[0].user.uid.to_string())
     );
-    kill(&mut running).await;
+    signal("KILL", keeper);
+    until(&mut running, &MachineEvent::KeeperBack).await;
+    assert!(!Pidfd::open(passt).unwrap().unwrap().has_ended().unwrap(), "it outlives the keeper");
+    running.machine.kill().await.unwrap();
+    until(&mut running, &MachineEvent::Exited(Exit::Unseen)).await;
     ended(passt).await;
 }
 
