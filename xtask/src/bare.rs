@@ -71,7 +71,7 @@ pub fn run(args: &Args) -> Result<()> {
     fs::create_dir_all(&folder)?;
     let base = base(args.system, &folder)?;
 
-    let scratch = folder.join("scratch");
+    let scratch = base.with_extension("scratch");
     if scratch.exists() {
         fs::remove_dir_all(&scratch).context("cannot remove what an earlier run left")?;
     }
