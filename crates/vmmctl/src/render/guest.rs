@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use guest_protocol::facts::{Cpu, Disk, Facts, Filesystem, Interface, Load, Memory, Os};
 use vmm_api::guest::{AgentState, ChannelDrops, Guest};
-use vmm_api::vm::{State, Vm};
+use vmm_api::vm::Vm;
 
 use super::bar::{bar, level};
 use super::clock::Clock;
 use super::table::{Column, Table};
 use super::text::{Style, Text};
 use super::units;
-use super::vm::{agent, field, state, word};
+use super::vm::{agent, field, runs, state, word};
 
 /// How wide the bars are, with little and with much room.
 const BAR_WIDTHS: (usize, usize) = (20, 40);
@@ -82,8 +82,7 @@ fn heading(vm: &Vm, guest: &Guest, clock: &Clock) -> Vec<Text> {
         agent_line = agent_line.and(Style::Faint, "  ").and(Style::Faint, version);
     }
     if guest.summary.agent == AgentState::Absent {
-        let runs = matches!(vm.state, State::Running | State::Paused);
-        let why = if runs {
+        let why = if runs(vm) {
             ": nothing heard in this run; is infiniservice in the guest?"
         } else {
             ": the VM does not run"

@@ -70,6 +70,8 @@ pub(crate) fn list(vms: &[Vm], clock: &Clock, width: Option<usize>) -> Vec<Text>
     for vm in vms {
         let labels: Vec<String> =
             vm.spec.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        // What the guest of a VM said that does not run any more is history.
+        let (heard, stage) = if runs(vm) { (vm.guest.age_s, vm.guest.stage) } else { (None, None) };
         table.row(vec![
             Text::styled(Style::Strong, &vm.spec.name),
             state(vm.state),
@@ -77,8 +79,8 @@ pub(crate) fn list(vms: &[Vm], clock: &Clock, width: Option<usize>) -> Vec<Text>
             Text::new(vm.spec.vcpus.to_string()),
             Text::new(units::bytes(vm.spec.memory_mib.saturating_mul(MIB))),
             agent_where_possible(vm),
-            vm.guest.age_s.map_or_else(Text::absent, |age| Text::new(units::short_duration(age))),
-            vm.guest.stage.map_or_else(Text::absent, |stage| Text::new(word(&stage))),
+            heard.map_or_else(Text::absent, |age| Text::new(units::short_duration(age))),
+            stage.map_or_else(Text::absent, |stage| Text::new(word(&stage))),
             Text::new(labels.join(",")),
             vm.pid.map_or_else(Text::absent, |pid| Text::new(pid.to_string())),
             Text::styled(Style::Faint, vm.id.to_string()),
@@ -150,6 +152,9 @@ fn devices(vm: &Vm, lines: &mut Vec<Text>) {
 }
 
 fn guest_line(vm: &Vm) -> Text {
+    if !runs(vm) {
+        return Text::absent();
+    }
     let mut text = agent(vm.guest.agent);
     if let Some(stage) = vm.guest.stage {
         text = text.and(Style::Plain, format!(", {}", word(&stage)));
@@ -162,6 +167,10 @@ fn guest_line(vm: &Vm) -> Text {
 
 /// A VM that does not run has no agent, which is no news.
 pub(crate) fn agent_where_possible(vm: &Vm) -> Text {
-    let runs = matches!(vm.state, State::Running | State::Paused | State::Stopping);
-    if runs { agent(vm.guest.agent) } else { Text::absent() }
+    if runs(vm) { agent(vm.guest.agent) } else { Text::absent() }
+}
+
+/// Whether there is a guest to speak of.
+pub(crate) fn runs(vm: &Vm) -> bool {
+    matches!(vm.state, State::Running | State::Paused | State::Stopping)
 }
