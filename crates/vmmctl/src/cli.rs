@@ -35,6 +35,7 @@ pub(crate) struct Global {
         global = true,
         value_name = "PATH",
         env = vmm_api::client::SOCKET_VARIABLE,
+        hide_env_values = true,
         default_value = vmm_api::client::DEFAULT_SOCKET,
         value_hint = ValueHint::FilePath
     )]

@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, reason = "a test's modules are seen by nobody else")]
 
 mod fake;
+mod terminal;
 
 use std::io::Write as _;
 use std::process::Stdio;
