@@ -90,7 +90,7 @@ impl Agent {
                 }
             }
         }
-        if power::is_going_down() {
+        if power::is_going_down().await {
             self.boot.begin_shutdown();
         }
         self.say_last_words().await;

@@ -31,6 +31,10 @@ use sys::signal::Termination;
 /// The user's input was wrong, as sysexits(3) numbers it.
 const EXIT_USAGE: u8 = 64;
 
+/// How many events of the system are taken at once: there are a port, a socket
+/// and a signal pipe. The runtime's default is room for a thousand connections.
+const EVENTS_AT_ONCE: usize = 16;
+
 /// How long the rates of `--print` are measured.
 const PRINT_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -50,6 +54,7 @@ fn run(config: Config) -> anyhow::Result<()> {
     log::install(config.log);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_io_events_per_tick(EVENTS_AT_ONCE)
         .build()
         .context("the event loop could not be made")?;
     match config.task {

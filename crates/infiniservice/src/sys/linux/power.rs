@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::system::{RebootCommand, reboot};
@@ -19,6 +20,12 @@ pub enum Mode {
     /// Stopped, with the power on.
     Halt,
 }
+
+/// How long systemd may take to say whether the machine is going down.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
+
+/// The first wait for its answer; each further one is twice as long.
+const FIRST_WAIT: Duration = Duration::from_millis(5);
 
 /// How a machine is turned off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,14 +79,30 @@ pub fn turn_off(mode: Mode) -> io::Result<()> {
 }
 
 /// Whether the machine itself is going down, rather than only this agent.
-/// Where nobody can be asked the answer is yes: an init without services ends
-/// its processes only then.
-pub fn is_going_down() -> bool {
+/// Where nobody can be asked, or nobody answers in time, the answer is yes: an
+/// init without services ends its processes only then.
+pub async fn is_going_down() -> bool {
     if !Path::new("/run/systemd/system").exists() {
         return true;
     }
-    let state = Command::new("systemctl").arg("is-system-running").stderr(Stdio::null()).output();
-    state.map_or(true, |output| output.stdout.starts_with(b"stopping"))
+    let asked = Command::new("systemctl")
+        .arg("is-system-running")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut child) = asked else { return true };
+    let mut wait = FIRST_WAIT;
+    let until = Instant::now() + ANSWER_TIME;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < until {
+        tokio::time::sleep(wait).await;
+        wait *= 2;
+    }
+    // It has ended, or it is of no use any more.
+    let _ = child.kill();
+    child
+        .wait_with_output()
+        .map_or(true, |output| output.stdout.is_empty() || output.stdout.starts_with(b"stopping"))
 }
 
 fn choose(systemd: bool, cmdline: &[u8], exe: Option<&Path>, has_program: bool) -> Method {
