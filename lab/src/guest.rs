@@ -18,6 +18,9 @@ use crate::program::{find, is_static, output};
 /// The line on the console that says that the guest's programs run now.
 pub const USERSPACE_IS_UP: &str = "lab: userspace is up";
 
+/// The line on the console that says that the power button works from now on.
+pub const LOOKS_AT_POWER_BUTTON: &str = "lab: looking at the power button";
+
 /// What every guest of the lab needs on its kernel's command line: the serial
 /// console, a reboot instead of a halt when the kernel panics, and a clock that
 /// does not rest on the time stamp counter. The kernel measures that counter at

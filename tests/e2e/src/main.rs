@@ -6,6 +6,7 @@
 mod cases;
 mod runner;
 mod scene;
+mod small_file_system;
 mod stage;
 mod wait;
 

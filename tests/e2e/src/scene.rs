@@ -24,6 +24,9 @@ const GUEST_MEMORY_MIB: u64 = 256;
 /// How long killed processes may take to be gone.
 const GONE_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long the daemon may take for what needs no guest.
+pub const BLINK: Duration = Duration::from_secs(10);
+
 /// One test's own world. A handle: clones are the same scene.
 #[derive(Clone)]
 pub struct Scene {

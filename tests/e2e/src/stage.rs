@@ -52,6 +52,13 @@ impl Stage {
         self.folder.path().join("initrd")
     }
 
+    /// A guest with further files in it, as [`Contents::files`] describes them.
+    pub fn guest_with(&self, name: &str, files: &[(&str, u32, &str)]) -> Result<PathBuf> {
+        let initrd = self.folder.path().join(name);
+        lab::guest::build(&Contents { files, ..self.contents() }, &initrd)?;
+        Ok(initrd)
+    }
+
     /// Counts a guest whose processors ran.
     pub fn count_guest(&self) {
         self.guests.fetch_add(1, Ordering::Relaxed);

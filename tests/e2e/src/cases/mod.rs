@@ -1,9 +1,16 @@
 //! All tests, one file for each part of the system that a user would name. A
 //! test is an `async fn(Scene) -> Result<()>` and a line here.
 
+mod bad_input;
+mod channel;
+mod doors;
+mod facts;
+mod faults;
+mod hostile;
+mod isolation;
 mod lab_guest;
 mod life;
-mod recovery;
+mod subscribers;
 
 use crate::runner::Case;
 
@@ -12,6 +19,36 @@ pub fn all() -> Vec<Case> {
     crate::cases![
         lab_guest::boots_to_its_own_programs,
         life::boots_reports_and_stops,
-        recovery::a_killed_daemon_finds_its_vms_again,
+        life::pauses_resumes_and_stops_while_paused,
+        life::restarts_cold_and_refuses_what_cannot_be,
+        life::stops_without_an_agent,
+        facts::are_true_of_a_real_guest,
+        bad_input::names_the_wrong_field,
+        bad_input::names_all_wrong_fields_at_once,
+        bad_input::refuses_the_same_name_twice,
+        bad_input::refuses_to_start_what_cannot_boot,
+        bad_input::survives_a_full_disk,
+        doors::tcp_answers_only_health,
+        doors::the_socket_is_for_root,
+        doors::a_second_daemon_leaves,
+        doors::all_mistakes_in_the_configuration_are_told,
+        channel::survives_a_hundred_reconnects,
+        channel::a_stale_shutdown_does_not_run,
+        channel::an_agent_that_is_killed_comes_back,
+        channel::a_guest_that_reboots_is_heard_again,
+        hostile::garbage_costs_only_itself,
+        hostile::a_line_without_end_is_dropped,
+        hostile::deep_nesting_is_dropped,
+        hostile::terminal_escapes_are_shown_escaped,
+        faults::a_killed_qemu_is_a_failed_vm,
+        faults::a_silent_monitor_is_told,
+        faults::a_killed_daemon_finds_its_vms_again,
+        faults::a_killed_keeper_leaves_the_vm_running,
+        faults::daemon_and_keeper_killed_together,
+        faults::ends_that_nobody_saw_are_told,
+        isolation::qemu_has_no_rights_and_no_network,
+        isolation::an_isolated_guest_reaches_no_loopback_port,
+        isolation::a_guest_behind_passt_reaches_no_loopback_port,
+        subscribers::only_the_stopped_one_misses_events,
     ]
 }
