@@ -5,11 +5,11 @@ use axum::extract::{FromRequest, Request};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
-use vmm_api::problem::FieldError;
+use vmm_api::vm::{RestartRequest, StopRequest};
 
 use super::problem::{ApiError, Result};
+use crate::vm::field::Fields;
 
 /// The longest body that any route takes, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -25,6 +25,24 @@ pub struct JsonBody {
 /// A body that may be left out; then it is the type's default.
 pub struct OptionalBody<T>(pub T);
 
+/// What can be read field by field, so that every wrong one is told at once.
+pub trait FromFields: Default {
+    /// Reads the fields; what is not read is unknown.
+    fn from_fields(fields: &mut Fields<'_>) -> Self;
+}
+
+impl FromFields for StopRequest {
+    fn from_fields(fields: &mut Fields<'_>) -> Self {
+        Self { force_after_s: seconds(fields) }
+    }
+}
+
+impl FromFields for RestartRequest {
+    fn from_fields(fields: &mut Fields<'_>) -> Self {
+        Self { cold: fields.flag("cold"), force_after_s: seconds(fields) }
+    }
+}
+
 impl<S: Sync> FromRequest<S> for JsonBody {
     type Rejection = Response;
 
@@ -33,7 +51,7 @@ impl<S: Sync> FromRequest<S> for JsonBody {
     }
 }
 
-impl<S: Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalBody<T> {
+impl<S: Sync, T: FromFields> FromRequest<S> for OptionalBody<T> {
     type Rejection = Response;
 
     async fn from_request(request: Request, _state: &S) -> std::result::Result<Self, Response> {
@@ -56,23 +74,35 @@ async fn read(request: Request) -> Result<JsonBody> {
     Ok(JsonBody { raw, value })
 }
 
-async fn read_optional<T: DeserializeOwned + Default>(request: Request) -> Result<T> {
+async fn read_optional<T: FromFields>(request: Request) -> Result<T> {
     let raw = bytes(request.into_body()).await?;
     if raw.is_empty() {
         return Ok(T::default());
     }
     let value: Value = serde_json::from_slice(&raw)
         .map_err(|error| ApiError::bad_body(format!("The body is not JSON: {error}.")))?;
-    T::deserialize(value).map_err(|error| {
-        let error = FieldError { field: "body".to_owned(), detail: error.to_string() };
-        ApiError::invalid("The request is not valid", vec![error])
-    })
+    let Value::Object(object) = value else {
+        return Err(ApiError::bad_body("The body must be a JSON object."));
+    };
+    let mut errors = Vec::new();
+    let mut fields = Fields::new("", &object, &mut errors);
+    let read = T::from_fields(&mut fields);
+    fields.refuse_the_rest();
+    if errors.is_empty() {
+        return Ok(read);
+    }
+    Err(ApiError::invalid("The request is not valid", errors))
+}
+
+fn seconds(fields: &mut Fields<'_>) -> Option<u32> {
+    let seconds = fields.optional_integer("force_after_s", 0..=u32::MAX.into())?;
+    Some(u32::try_from(seconds).expect("it was checked against the largest"))
 }
 
 async fn bytes(body: Body) -> Result<Bytes> {
     to_bytes(body, MAX_BODY_BYTES).await.map_err(|error| {
         let too_long = std::error::Error::source(&error)
-            .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+            .is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
         if too_long {
             ApiError::too_large(MAX_BODY_BYTES)
         } else {

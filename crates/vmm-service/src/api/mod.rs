@@ -13,10 +13,15 @@ mod idempotency;
 mod metrics;
 mod operations;
 mod problem;
+#[cfg(test)]
+mod tests;
 mod vms;
+
+use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn;
+use axum::response::{IntoResponse, Response};
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -65,14 +70,18 @@ struct Document;
 fn everything(context: Context) -> Router {
     let (router, document) = routed().split_for_parts();
     router
-        .route(
-            "/openapi.json",
-            axum::routing::get(move || std::future::ready(axum::Json(document.clone()))),
-        )
+        .layer(axum::Extension(Arc::new(document)))
         .with_state(context)
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(from_fn(envelope::wrap))
+}
+
+/// This document: every route, its parameters and what it answers.
+#[utoipa::path(get, path = "/openapi.json", tag = "daemon",
+    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")))]
+async fn openapi(document: axum::Extension<Arc<utoipa::openapi::OpenApi>>) -> Response {
+    axum::Json(document.0.as_ref()).into_response()
 }
 
 fn routed() -> OpenApiRouter<Context> {
@@ -93,6 +102,7 @@ fn routed() -> OpenApiRouter<Context> {
         .routes(routes!(events::events))
         .routes(routes!(operations::get))
         .routes(routes!(metrics::metrics))
+        .routes(routes!(openapi))
 }
 
 /// What is answered to callers who may see only that the daemon is there:

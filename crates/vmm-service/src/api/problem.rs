@@ -10,21 +10,21 @@ use crate::vm::{Refusal, RequestError, chain};
 
 /// A problem on its way out. `envelope` gives it the request's id and its body.
 #[derive(Clone, Debug)]
-pub struct ApiError(pub Problem);
+pub struct ApiError(pub Box<Problem>);
 
 /// What a handler comes to.
 pub type Result<T> = std::result::Result<T, ApiError>;
 
 impl ApiError {
     fn new(status: StatusCode, kind: &str, title: &str, detail: impl Into<String>) -> Self {
-        Self(Problem {
+        Self(Box::new(Problem {
             kind: format!("/problems/{kind}"),
             title: title.to_owned(),
             status: status.as_u16(),
             detail: detail.into(),
             request_id: String::new(),
             errors: Vec::new(),
-        })
+        }))
     }
 
     /// The caller is nobody that we know.

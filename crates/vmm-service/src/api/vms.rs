@@ -33,6 +33,7 @@ pub fn find(context: &Context, id: &str) -> Result<Uuid> {
         ("limit" = Option<usize>, Query, description = "VMs on a page, 1 to 1000; 200 when absent"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
         ("state" = Option<vm::State>, Query, description = "Only VMs in this state"),
+        ("name" = Option<String>, Query, description = "Only VMs whose name begins so"),
         ("label" = Option<String>, Query, description = "Only VMs with this label, as key:value"),
     ),
     responses((status = 200, description = "A page of VMs", body = VmList),
@@ -108,17 +109,18 @@ pub async fn delete(State(context): State<Context>, Path(id): Path<String>) -> R
 }
 
 /// Which VMs a list shows.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 struct Filter {
     limit: usize,
     after: Option<String>,
+    name: String,
     state: Option<vm::State>,
     label: Option<(String, String)>,
 }
 
 impl Filter {
     fn parse(query: &HashMap<String, String>) -> Result<Self> {
-        let mut filter = Self { limit: DEFAULT_PAGE, after: None, state: None, label: None };
+        let mut filter = Self { limit: DEFAULT_PAGE, ..Self::default() };
         for (key, value) in query {
             match key.as_str() {
                 "limit" => {
@@ -128,6 +130,7 @@ impl Filter {
                         .filter(|limit| (1..=MAX_PAGE).contains(limit))
                         .ok_or_else(|| wrong(key, value, "a number from 1 to 1000"))?;
                 }
+                "name" => filter.name.clone_from(value),
                 "cursor" => filter.after = Some(value.clone()),
                 "state" => {
                     let state = serde_json::from_value(value.as_str().into())
@@ -139,7 +142,13 @@ impl Filter {
                         value.split_once(':').ok_or_else(|| wrong(key, value, "key:value"))?;
                     filter.label = Some((name.to_owned(), wanted.to_owned()));
                 }
-                _ => return Err(wrong(key, value, "limit, cursor, state or label as the key")),
+                _ => {
+                    return Err(wrong(
+                        key,
+                        value,
+                        "limit, cursor, state, name or label as the key",
+                    ));
+                }
             }
         }
         Ok(filter)
@@ -147,6 +156,7 @@ impl Filter {
 
     fn keeps(&self, vm: &Vm) -> bool {
         self.after.as_ref().is_none_or(|after| vm.spec.name > *after)
+            && vm.spec.name.starts_with(&self.name)
             && self.state.is_none_or(|state| vm.state == state)
             && self.label.as_ref().is_none_or(|(key, value)| vm.spec.labels.get(key) == Some(value))
     }

@@ -57,7 +57,7 @@ async fn changes_state_with_its_operations(store: &dyn Store) {
     assert_eq!((kept.state, kept.state_detail.as_deref()), (State::Starting, Some("because")));
     assert_eq!(kept.state_changed_at, Timestamp::UNIX_EPOCH);
     assert_eq!(kept.created_at, vm.created_at);
-    assert_eq!(store.unfinished_operations().await.unwrap(), [running.clone()]);
+    assert_eq!(store.unfinished_operations().await.unwrap(), std::slice::from_ref(&running));
     let mut ended = running.clone();
     ended.state = OperationState::Failed;
     ended.error = Some("no".to_owned());
@@ -173,7 +173,7 @@ async fn a_full_disk_is_told_and_leaves_nothing_half_done() {
     large.spec.cmdline = Some("x".repeat(1 << 20));
     let outcome = store.insert_vm(&large, None).await;
     assert!(matches!(outcome, Err(StoreError::Full(_))), "{outcome:?}");
-    assert_eq!(store.vms().await.unwrap(), [kept.clone()]);
+    assert_eq!(store.vms().await.unwrap(), std::slice::from_ref(&kept));
     store.limit_pages_for_test(1 << 20).await;
     store.insert_vm(&large, None).await.unwrap();
     drop(store);

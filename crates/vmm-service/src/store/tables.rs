@@ -192,10 +192,12 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(unfit)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
 fn unread(error: rusqlite::Error) -> StoreError {
     failure("read", &error)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
 fn unwritten(error: rusqlite::Error) -> StoreError {
     failure("written", &error)
 }

@@ -43,10 +43,9 @@ pub fn adopted(stored: &Life, found: &Found) -> (Life, Vec<Action>) {
 /// light of the life that was found.
 pub fn outcome(kind: OperationKind, life: &Life) -> Result<(), String> {
     let reached = match kind {
-        OperationKind::Start => life.state == State::Running,
         OperationKind::Stop | OperationKind::Kill => life.state == State::Stopped,
         OperationKind::Pause => life.state == State::Paused,
-        OperationKind::Resume => life.state == State::Running,
+        OperationKind::Start | OperationKind::Resume => life.state == State::Running,
         OperationKind::Restart | OperationKind::Delete => false,
     };
     if reached && life.conditions.unknown.is_none() {

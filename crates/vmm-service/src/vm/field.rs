@@ -97,6 +97,19 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// An integer within the range, if there is one.
+    pub fn optional_integer(
+        &mut self,
+        field: &'static str,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Option<u64> {
+        if !self.has(field) {
+            self.read.push(field);
+            return None;
+        }
+        Some(self.integer(field, range, || "leave it out for the default".to_owned()))
+    }
+
     /// A boolean; false when it is not there.
     pub fn flag(&mut self, field: &'static str) -> bool {
         match self.take(field) {

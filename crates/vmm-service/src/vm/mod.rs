@@ -2,7 +2,7 @@
 
 pub mod adopt;
 pub mod driver;
-mod field;
+pub mod field;
 pub mod registry;
 mod request;
 pub mod spec;
@@ -70,3 +70,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+pub(crate) mod driver_tests;
+#[cfg(test)]
+mod state_tests;

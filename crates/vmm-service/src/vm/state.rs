@@ -429,12 +429,15 @@ fn deadline(life: &Life) -> Step {
 /// would never end.
 fn ask_failed(life: &Life, why: &str) -> Step {
     let stay = Step::stay(life);
-    match life.goal {
-        Some(
-            Goal::Stop(Patience { deadline: None, .. })
-            | Goal::ColdRestart(Patience { deadline: None, .. }),
-        ) => stay.to(State::Running, None).act([Action::AskStatus]).end(Err(why.to_owned())),
-        Some(Goal::Reboot(Patience { deadline: None, .. })) => stay.end(Err(why.to_owned())),
+    match (life.state, life.goal) {
+        (State::Stopping, Some(Goal::Stop(patience) | Goal::ColdRestart(patience)))
+            if patience.deadline.is_none() =>
+        {
+            stay.to(State::Running, None).act([Action::AskStatus]).end(Err(why.to_owned()))
+        }
+        (_, Some(Goal::Reboot(patience))) if patience.deadline.is_none() => {
+            stay.end(Err(why.to_owned()))
+        }
         _ => stay,
     }
 }
