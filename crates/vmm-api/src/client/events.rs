@@ -99,6 +99,9 @@ impl EventStream {
             Err(error) => {
                 self.open = None;
                 self.retry_at = Instant::now() + self.pause;
+                // Until an event comes: a daemon may take connections and lose
+                // them again.
+                self.pause = (self.pause * 2).min(BACK_OFF.1);
                 Ok(Next::Disconnected(error))
             }
         }

@@ -53,7 +53,7 @@ impl Terminal {
             .unwrap();
         let keyboard = std::fs::File::from(master);
         let mut screen = keyboard.try_clone().unwrap();
-        let (tell, output) = mpsc::channel();
+        let (tell, output) = mpsc::sync_channel(64);
         // Ends with the terminal: the last descriptor of it goes with the test.
         std::thread::spawn(move || {
             let mut piece = [0; 4096];
@@ -65,7 +65,7 @@ impl Terminal {
         });
         let shown = String::new();
         let mut terminal = Self { keyboard, line, before, child, output, shown, _daemon: daemon };
-        terminal.wait_for("q leaves");
+        terminal.wait_for("HEARD");
         let during = tcgetattr(&terminal.line).unwrap();
         assert!(!during.local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO));
         terminal
@@ -76,7 +76,7 @@ impl Terminal {
         while !self.shown.contains(text) {
             let left = end.saturating_duration_since(Instant::now());
             let piece = self.output.recv_timeout(left);
-            let piece = piece.unwrap_or_else(|_| panic!("no {text:?} in {:?}", self.shown));
+            let piece = piece.unwrap_or_else(|_| panic!("{text:?} was not shown"));
             self.shown.push_str(&String::from_utf8_lossy(&piece));
         }
     }
