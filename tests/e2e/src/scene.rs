@@ -161,11 +161,14 @@ impl Scene {
         ended
     }
 
-    /// Kills whatever names this scene's folder: keepers, QEMU, passt.
+    /// Kills whatever names this scene's folder, such as keepers, and whatever
+    /// carries the token of one of its machines: QEMU knows no folder, for all
+    /// that it opens is handed to it.
     fn end_processes(&self) -> Result<()> {
-        let folder = self.folder().to_path_buf();
+        let mut marks = tokens(&self.settings().vms());
+        marks.push(self.folder().as_os_str().as_encoded_bytes().to_vec());
         lab::wait::until("the end of a test's processes", GONE_LIMIT, || {
-            let left = processes_naming(&folder)?;
+            let left = processes_carrying(&marks)?;
             for pid in &left {
                 // It may end between the look and the blow.
                 let _ = kill_process(*pid, Signal::KILL);
@@ -216,10 +219,20 @@ pub async fn reported(client: &Client, vm: &str) -> Result<Guest> {
     .await
 }
 
-/// Processes, zombies left out, that carry a path in their arguments or in
-/// their environment.
-fn processes_naming(path: &Path) -> Result<Vec<Pid>> {
-    let path = path.as_os_str().as_encoded_bytes();
+/// The tokens of all machines that ever ran below a folder.
+fn tokens(vms: &Path) -> Vec<Vec<u8>> {
+    let runs = std::fs::read_dir(vms).into_iter().flatten().flatten();
+    let token = |run: std::fs::DirEntry| {
+        let record = std::fs::read(run.path().join("launch.json")).ok()?;
+        let record: serde_json::Value = serde_json::from_slice(&record).ok()?;
+        Some(record["token"].as_str()?.as_bytes().to_vec())
+    };
+    runs.filter_map(token).collect()
+}
+
+/// Processes, zombies left out, that carry one of the marks in their arguments
+/// or in their environment.
+fn processes_carrying(marks: &[Vec<u8>]) -> Result<Vec<Pid>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let process: PathBuf = entry?.path();
@@ -229,7 +242,7 @@ fn processes_naming(path: &Path) -> Result<Vec<Pid>> {
         // What ends meanwhile, and a zombie, has neither.
         let names_it = ["cmdline", "environ"].iter().any(|file| {
             let bytes = std::fs::read(process.join(file)).unwrap_or_default();
-            bytes.windows(path.len()).any(|window| window == path)
+            marks.iter().any(|mark| bytes.windows(mark.len()).any(|window| window == mark))
         });
         if names_it {
             found.push(pid);
