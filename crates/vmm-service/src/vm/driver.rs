@@ -250,6 +250,10 @@ impl Driver {
             end(&mut overtaken, outcome);
             operations.insert(0, overtaken);
         }
+        // What the disk did not take when it happened is written with this.
+        if let Some((earlier, _)) = &self.unsaved {
+            operations.splice(0..0, earlier.operations.iter().cloned());
+        }
         let change = self.change(&next.life, operations);
         self.shared.store.change_state(&change).await?;
         self.unsaved = None;

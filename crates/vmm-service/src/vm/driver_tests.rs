@@ -369,16 +369,18 @@ async fn a_full_disk_refuses_requests_and_forgets_nothing_that_happens() {
     let store = Arc::new(FullDisk::default());
     let daemon = Daemon::with_store(Arc::clone(&store) as Arc<dyn Store>).await;
     let id = daemon.running("web").await;
+    let stop = daemon.registry.request(id, Request::Stop(None)).await.unwrap();
     store.full.store(true, Ordering::Relaxed);
-    let error = daemon.registry.request(id, Request::Pause).await.unwrap_err();
+    let error = daemon.registry.request(id, Request::Kill).await.unwrap_err();
     assert!(error.to_string().contains("disk that holds the state is full"), "{error}");
-    assert_eq!(daemon.state(id).0, State::Running, "nothing was done");
+    assert!(daemon.registry.vm(id).unwrap().pid.is_some(), "nothing was done");
     daemon.hypervisor.control(id).power_off().await;
     daemon.reaches(id, State::Stopped).await;
-    assert_eq!(daemon.stored(id).await, State::Running, "it could not be written");
+    assert_eq!(daemon.stored(id).await, State::Stopping, "it could not be written");
     store.full.store(false, Ordering::Relaxed);
     assert_eq!(daemon.does(id, Request::Start).await, Ok(()));
     assert_eq!(daemon.stored(id).await, State::Running);
+    assert_eq!(daemon.ended(&stop).await, Ok(()), "how it ended was not forgotten");
 }
 
 #[tokio::test]
