@@ -135,4 +135,10 @@ mod tests {
         assert!(line.starts_with("lab/src/util.rs: "), "{line}");
         assert!(line.ends_with("[tidy: file-names]"), "{line}");
     }
+
+    #[test]
+    fn the_tree_keeps_the_house_rules() {
+        let found = findings(&Tree::read(&workspace::root()).unwrap());
+        assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+    }
 }

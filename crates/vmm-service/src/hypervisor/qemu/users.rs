@@ -1,7 +1,7 @@
 //! Which user ids are whose. Two machines never share one while either has
 //! anything on the host.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use uuid::Uuid;
 
