@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
 use crate::hypervisor::qemu::config::QemuConfig;
 use settings::Settings;
 pub use settings::{Flags, Mistake};
@@ -109,19 +112,23 @@ pub struct Mistakes(pub Vec<Mistake>);
 ///
 /// [`Mistakes`]: all of them.
 pub fn load(flags: &Flags, variable: &dyn Fn(&str) -> Option<String>) -> Result<Config, Mistakes> {
-    let named = flags.config.clone().or_else(|| variable("VMM_CONFIG_PATH").map(PathBuf::from));
+    let by_variable = || variable("VMM_CONFIG_PATH").filter(|path| !path.is_empty());
+    let named = flags.config.clone().or_else(|| by_variable().map(PathBuf::from));
     let path = named.clone().unwrap_or_else(|| DEFAULT_PATH.into());
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
+    let error = match std::fs::read_to_string(&path) {
+        Ok(text) => return parse(&path, &text, flags, variable),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => {
-            String::new()
+            return parse(&path, "", flags, variable);
         }
-        Err(error) => {
-            let detail = format!("it could not be read: {error}");
-            return Err(Mistakes(vec![Mistake { place: path.display().to_string(), detail }]));
-        }
+        Err(error) => error,
     };
-    parse(&path, &text, flags, variable)
+    let detail = format!("it could not be read: {error}");
+    let mut mistakes = vec![Mistake { place: path.display().to_string(), detail }];
+    // What the environment and the flags say is wrong or right without it.
+    if let Err(Mistakes(others)) = parse(&path, "", flags, variable) {
+        mistakes.extend(others);
+    }
+    Err(Mistakes(mistakes))
 }
 
 /// Reads the configuration from the file's text, the environment and flags.
@@ -151,11 +158,10 @@ pub fn parse(
 
 fn log(settings: &mut Settings) -> Log {
     let level = settings.text("log.level").unwrap_or_else(|| "info".to_owned());
-    if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&level) {
-        settings.wrong(
-            "log.level",
-            &format!("write error, warn, info, debug or trace, or directives by module: {error}"),
-        );
+    if let Some(why) = wrong_filter(&level) {
+        let right = "write error, warn, info, debug or trace, or directives by module, as in \
+                     info,vmm_service::guest=debug";
+        settings.wrong("log.level", &format!("{right}: {why}"));
     }
     let format = match settings.text("log.format").as_deref() {
         None | Some("text") => LogFormat::Text,
@@ -166,6 +172,19 @@ fn log(settings: &mut Settings) -> Log {
         }
     };
     Log { level, format }
+}
+
+/// What is wrong with a filter for the log. The filter's own reader takes every
+/// word that is no level for the name of a module, of which it then logs all and
+/// nothing else: a slip of the pen would silence the log.
+fn wrong_filter(filter: &str) -> Option<String> {
+    let words = filter.split(',').filter(|word| !word.contains(['=', '[']));
+    for word in words {
+        if word.trim().parse::<LevelFilter>().is_err() {
+            return Some(format!("{word:?} is no level"));
+        }
+    }
+    EnvFilter::builder().parse(filter).err().map(|error| error.to_string())
 }
 
 fn api(settings: &mut Settings) -> Api {
@@ -228,19 +247,21 @@ fn wait_for(settings: &mut Settings) -> WaitFor {
 
 /// The section's owner reads it, and says what is wrong with it.
 fn qemu(settings: &mut Settings) -> QemuConfig {
-    let section = settings.section("qemu");
-    match section.try_into::<QemuConfig>() {
-        Ok(config) => {
-            for mistake in config.mistakes() {
-                settings.wrong(&format!("qemu.{}", mistake.key), &mistake.detail);
-            }
-            config
+    let mut section = settings.section("qemu");
+    // Each key by itself, for a table's reader stops at the first mistake.
+    section.retain(|key, value| {
+        let alone = toml::Table::from_iter([(key.to_owned(), value.clone())]);
+        let read = alone.try_into::<QemuConfig>();
+        if let Err(error) = &read {
+            settings.wrong(&format!("qemu.{key}"), error.message());
         }
-        Err(error) => {
-            settings.wrong("qemu", error.to_string().trim_end());
-            QemuConfig::default()
-        }
+        read.is_ok()
+    });
+    let config: QemuConfig = section.try_into().expect("each of its keys was read by itself");
+    for mistake in config.mistakes() {
+        settings.wrong(&format!("qemu.{}", mistake.key), &mistake.detail);
     }
+    config
 }
 
 /// The variables of the environment and the settings that each one overrides.

@@ -57,6 +57,11 @@ fn every_mistake_is_told_at_once_with_its_key_and_value() {
         limit_s = 0
         [sate]
         url = \"\"
+        [qemu]
+        accel = \"warp\"
+        uids = \"many\"
+        acel = \"tcg\"
+        vm_dir = \"run\"
     ";
     let variables = [("VMM_STATE_URL", "http://form-state:3004"), ("VMM_IMAGES_DIR", "images")];
     let found = read(file, &variables, &Flags::default()).unwrap_err();
@@ -73,10 +78,14 @@ fn every_mistake_is_told_at_once_with_its_key_and_value() {
         "VMM_IMAGES_DIR=\"images\": write an absolute path",
         "api.colour in /etc/x.conf: there is no such setting",
         "sate.url in /etc/x.conf: there is no such setting",
+        "qemu.accel = \"warp\" in /etc/x.conf: unknown variant `warp`",
+        "qemu.uids = \"many\" in /etc/x.conf: invalid type",
+        "qemu.acel = \"tcg\" in /etc/x.conf: unknown field `acel`",
+        "qemu.vm_dir = \"run\" in /etc/x.conf: run is not absolute",
     ] {
         assert!(found.iter().any(|line| line.contains(expected)), "{expected} in {found:#?}");
     }
-    assert_eq!(found.len(), 11, "{found:#?}");
+    assert_eq!(found.len(), 15, "{found:#?}");
 }
 
 #[test]
@@ -95,6 +104,21 @@ fn state_urls() {
 }
 
 #[test]
+fn a_word_that_is_no_level_is_no_filter() {
+    let of = |level| read("", &[("VMM_LOG_LEVEL", level)], &Flags::default());
+    for level in ["debug", "OFF", "info,vmm_service::guest=debug", "warn,[request{id=1}]=trace"] {
+        assert_eq!(of(level).unwrap().log.level, level);
+    }
+    for level in ["loud", "info,vmm_service", "vmm_service=loud", "in fo"] {
+        let found = of(level).unwrap_err();
+        assert!(
+            found[0].starts_with(&format!("VMM_LOG_LEVEL={level:?}: write error")),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
 fn lists_come_from_a_variable_too() {
     let config = read("", &[("WAIT_FOR", "a:1, [::1]:2")], &Flags::default()).unwrap();
     assert_eq!(config.wait_for.peers, ["a:1", "[::1]:2"]);
@@ -105,6 +129,8 @@ fn a_named_file_has_to_be_there_and_to_be_toml() {
     let flags = Flags { config: Some("/nowhere/vmm.conf".into()), ..Flags::default() };
     let error = load(&flags, &|_| None).unwrap_err().to_string();
     assert!(error.starts_with("/nowhere/vmm.conf: it could not be read"), "{error}");
+    let error = load(&flags, &|name| Some(name.to_owned())).unwrap_err();
+    assert!(error.0.len() > 5, "what the environment gets wrong is told, too: {error}");
     let found = read("api = [", &[], &Flags::default()).unwrap_err();
     assert!(found[0].starts_with("/etc/x.conf: it is not TOML"), "{found:?}");
     let long = format!("/{}", "x".repeat(100));
