@@ -1,11 +1,14 @@
 //! Bodies: bounded, and read with errors that say where.
 
+use std::time::Duration;
+
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::Value;
+use tokio::time::timeout;
 use vmm_api::vm::{RestartRequest, StopRequest};
 
 use super::problem::{ApiError, Result};
@@ -13,6 +16,10 @@ use crate::vm::field::Fields;
 
 /// The longest body that any route takes, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// How long a body may take to arrive. The longest takes moments over a socket
+/// of this host.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A JSON body, with the bytes that it came as.
 pub struct JsonBody {
@@ -64,7 +71,8 @@ async fn read(request: Request) -> Result<JsonBody> {
         .headers()
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.split(';').next() == Some("application/json"));
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
     let raw = bytes(request.into_body()).await?;
     if !is_json {
         return Err(ApiError::unsupported_media_type());
@@ -100,7 +108,9 @@ fn seconds(fields: &mut Fields<'_>) -> Option<u32> {
 }
 
 async fn bytes(body: Body) -> Result<Bytes> {
-    to_bytes(body, MAX_BODY_BYTES).await.map_err(|error| {
+    let read = timeout(BODY_DEADLINE, to_bytes(body, MAX_BODY_BYTES)).await;
+    let read = read.map_err(|_| ApiError::too_slow(BODY_DEADLINE.as_secs()))?;
+    read.map_err(|error| {
         let too_long = std::error::Error::source(&error)
             .is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
         if too_long {

@@ -1,18 +1,24 @@
 //! The daemon's doors: who comes in, and how long they may stay.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::header;
+use axum::response::Response;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::patience::{Endless, Patient};
 use super::problem::ApiError;
 use super::{Context, everything, health_only};
 
@@ -21,8 +27,12 @@ use super::{Context, everything, health_only};
 const MAX_CONNECTIONS: usize = 1024;
 /// How long a client may take to send a request's head.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
-/// How large a request's head may be; hyper's least is 8 KiB.
+/// How large a request's head may be, and how much of an answer waits in memory
+/// beside the piece that was added last; hyper's least is 8 KiB.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// How long connections may take to end when the daemon goes: answers are short,
+/// and a client that does not read must not hold the daemon up.
+const FAREWELL: Duration = Duration::from_secs(3);
 /// How long to wait after accepting failed (out of descriptors, say), so that
 /// the loop does not spin while that lasts.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -63,6 +73,8 @@ where
     let mut connections = JoinSet::new();
     loop {
         let permit = tokio::select! {
+            // First those that ended, lest they pile up.
+            biased;
             () = shutdown.cancelled() => break,
             Some(_) = connections.join_next() => continue,
             permit = Arc::clone(&permits).acquire_owned() => {
@@ -93,21 +105,43 @@ async fn converse<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let endless = Endless::default();
+    let stream = Patient::new(stream, endless.clone());
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |request| {
+        let (answer, endless) = (router.call(request), endless.clone());
+        async move {
+            let response = answer.await?;
+            endless.set(is_event_stream(&response));
+            Ok::<_, Infallible>(response)
+        }
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            match timeout(FAREWELL, connection).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    tracing::debug!("A connection was cut off, for its client does not read.");
+                    return;
+                }
+            }
         }
     };
     if let Err(error) = ended {
         // Clients go away in the middle of things all the time.
         tracing::debug!(%error, "A connection ended early.");
     }
+}
+
+fn is_event_stream(response: &Response) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }

@@ -12,6 +12,7 @@ mod health;
 mod idempotency;
 mod metrics;
 mod operations;
+mod patience;
 mod problem;
 #[cfg(test)]
 mod tests;

@@ -75,6 +75,12 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too long", detail)
     }
 
+    /// The body did not arrive in time.
+    pub fn too_slow(seconds: u64) -> Self {
+        let detail = format!("The body did not arrive within {seconds} s.");
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too-slow", "The body came too slowly", detail)
+    }
+
     /// The body is of a type that we do not read.
     pub fn unsupported_media_type() -> Self {
         Self::new(

@@ -203,6 +203,29 @@ async fn bad_requests_are_problems() {
 }
 
 #[tokio::test]
+async fn a_client_that_neither_sends_nor_reads_is_left_behind() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let api = Api::new().await;
+    let mut slow = UnixStream::connect(&api.socket).await.unwrap();
+    slow.write_all(b"POST /vms HTTP/1.1\r\nhost: vmm\r\ncontent-length: 9\r\n\r\n{").await.unwrap();
+    let mut text = String::new();
+    tokio::time::timeout(LIMIT, slow.read_to_string(&mut text)).await.unwrap().unwrap();
+    assert!(text.starts_with("HTTP/1.1 408 ") && text.contains("/problems/too-slow"), "{text}");
+
+    // More than the socket and hyper hold, to a client that reads nothing.
+    let mut deaf = UnixStream::connect(&api.socket).await.unwrap();
+    api.post("/vms", &api.spec("web")).await;
+    api.does("/vms/web/start").await;
+    let id = api.daemon.registry.find("web").unwrap();
+    let log = api.daemon.folder.path().join(format!("{id}.log"));
+    std::fs::write(log, "x".repeat(4 << 20)).unwrap();
+    deaf.write_all(b"GET /vms/web/console/log HTTP/1.1\r\nhost: vmm\r\n\r\n").await.unwrap();
+    deaf.readable().await.unwrap();
+    api.shutdown.cancel();
+    tokio::time::timeout(LIMIT, api.door).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_repeated_creation_with_a_key_makes_one_vm() {
     let api = Api::new().await;
     let create = |spec: Value| {
