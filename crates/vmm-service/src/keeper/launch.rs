@@ -8,11 +8,11 @@ use std::process::Child;
 
 use super::log::BoundedLog;
 use super::records::{self, FileMode, HandedFile, LaunchRecord, RunRecord};
-use super::{KeepError, Kept};
+use super::{Beside, KeepError, Kept};
 use crate::sys::confine::{self, Confinement};
 use crate::sys::files::{self, Access, OpenError};
 use crate::sys::process::{Fingerprint, Identity, Pidfd};
-use crate::sys::{cgroup, descriptor, socket};
+use crate::sys::{cgroup, descriptor, fence, socket};
 
 /// How many files a companion may open: passt has one per connection.
 const COMPANION_OPEN_FILES: u64 = 8192;
@@ -64,10 +64,9 @@ pub(super) fn start(dir: &Path) -> Result<Kept, KeepError> {
     )?;
     // QEMU alone holds them from here: what it lets go must be gone.
     drop(handed);
-    let mut kept = settle(&launch, folder, dir, child, logs)?;
+    let mut kept = settle(&launch, folder, dir, child, companions, logs)?;
     kept.console = Some(console);
     kept.output = Some(read);
-    kept.companions = companions;
     Ok(kept)
 }
 
@@ -99,6 +98,7 @@ pub(super) fn resume(dir: &Path) -> Result<Kept, KeepError> {
         folder: dir.to_owned(),
     };
     let console = connect_console(&folder)?;
+    let companions = companions_of(&launch, &record);
     record.keeper = own_fingerprint()?;
     records::write(dir, records::RUN, &record)
         .map_err(KeepError::because(format!("{} could not be written", records::RUN)))?;
@@ -109,10 +109,27 @@ pub(super) fn resume(dir: &Path) -> Result<Kept, KeepError> {
         pidfd,
         console: Some(console),
         output: None,
-        companions: Vec::new(),
+        companions,
         group: launch.group,
         logs,
     })
+}
+
+/// Those companions of a dead keeper that still live.
+fn companions_of(launch: &LaunchRecord, record: &RunRecord) -> Vec<Beside> {
+    let recorded = launch.companions.iter().zip(&record.companions);
+    recorded
+        .filter_map(|(companion, fingerprint)| {
+            let program = companion.program.display().to_string();
+            let pidfd = Pidfd::open(fingerprint.pid).ok()??;
+            // Its own path is its first argument.
+            matches!(fingerprint.identify(&program), Identity::Match).then_some(Beside {
+                program,
+                pidfd,
+                child: None,
+            })
+        })
+        .collect()
 }
 
 fn lock(dir: &Path) -> Result<File, KeepError> {
@@ -181,7 +198,10 @@ fn start_companions(
     launch: &LaunchRecord,
     output: &OwnedFd,
     handed: &mut Vec<OwnedFd>,
-) -> Result<Vec<Child>, KeepError> {
+) -> Result<Vec<(String, Child)>, KeepError> {
+    if !launch.companions.is_empty() {
+        close_loopback(&launch.group)?;
+    }
     let mut children = Vec::new();
     for companion in &launch.companions {
         let failed = |error: std::io::Error| {
@@ -203,14 +223,24 @@ fn start_companions(
             descriptors: &[companion.number],
         };
         let output = output.try_clone().map_err(failed)?;
-        children.push(
+        let child =
             confine::spawn(&companion.program, &companion.arguments, output, &confinement)
-                .map_err(failed)?,
-        );
+                .map_err(failed)?;
+        children.push((companion.program.display().to_string(), child));
         drop(theirs_placed);
         handed.push(descriptor::place(&ours, companion.number).map_err(failed)?);
     }
     Ok(children)
+}
+
+/// What a companion does in the host's network is what its guest tells it to.
+fn close_loopback(group: &str) -> Result<(), KeepError> {
+    cgroup::own(group).and_then(|group| fence::close_loopback(&group)).map_err(|error| {
+        KeepError::refused(format!(
+            "the guest could not be kept from the host's loopback: {error}; passt needs a host \
+             with writable control groups of version 2, and the network \"isolated\" does not"
+        ))
+    })
 }
 
 /// Writes down what runs; a machine that could not be found again must not run.
@@ -219,6 +249,7 @@ fn settle(
     folder: File,
     dir: &Path,
     mut child: Child,
+    companions: Vec<(String, Child)>,
     logs: Logs,
 ) -> Result<Kept, KeepError> {
     let recorded = (|| {
@@ -226,19 +257,26 @@ fn settle(
         let pidfd =
             Pidfd::open(child.id())?.ok_or_else(|| std::io::Error::other("the process is gone"))?;
         let keeper = Fingerprint::of(std::process::id())?;
-        let record = RunRecord { token: launch.token.clone(), qemu, keeper };
+        let (companions, fingerprints): (Vec<_>, Vec<_>) = companions
+            .into_iter()
+            .map(beside)
+            .collect::<std::io::Result<Vec<_>>>()?
+            .into_iter()
+            .unzip();
+        let token = launch.token.clone();
+        let record = RunRecord { token, qemu, keeper, companions: fingerprints };
         records::write(dir, records::RUN, &record)?;
-        Ok::<_, std::io::Error>((record, pidfd))
+        Ok::<_, std::io::Error>((record, pidfd, companions))
     })();
     match recorded {
-        Ok((record, pidfd)) => Ok(Kept {
+        Ok((record, pidfd, companions)) => Ok(Kept {
             folder,
             record,
             child: Some(child),
             pidfd,
             console: None,
             output: None,
-            companions: Vec::new(),
+            companions,
             group: launch.group.clone(),
             logs,
         }),
@@ -249,6 +287,13 @@ fn settle(
             Err(KeepError::because(format!("{} could not be written", records::RUN))(error))
         }
     }
+}
+
+fn beside((program, child): (String, Child)) -> std::io::Result<(Beside, Fingerprint)> {
+    let fingerprint = Fingerprint::of(child.id())?;
+    let pidfd =
+        Pidfd::open(child.id())?.ok_or_else(|| std::io::Error::other("a companion is gone"))?;
+    Ok((Beside { program, pidfd, child: Some(child) }, fingerprint))
 }
 
 fn own_fingerprint() -> Result<Fingerprint, KeepError> {

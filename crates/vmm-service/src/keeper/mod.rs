@@ -67,11 +67,21 @@ struct Kept {
     /// What QEMU and its companions print.
     output: Option<File>,
     /// Programs beside QEMU that end with it.
-    companions: Vec<std::process::Child>,
+    companions: Vec<Beside>,
     /// The machine's name in the host's control groups.
     group: String,
     /// Where both are kept.
     logs: launch::Logs,
+}
+
+/// A program beside QEMU.
+struct Beside {
+    /// What it is, for the log.
+    program: String,
+    /// The process, whoever's child it is.
+    pidfd: sys::process::Pidfd,
+    /// The process, when it is this keeper's child.
+    child: Option<std::process::Child>,
 }
 
 fn say(report: &Report) {

@@ -115,6 +115,9 @@ pub struct RunRecord {
     pub qemu: Fingerprint,
     /// Its keeper.
     pub keeper: Fingerprint,
+    /// The programs beside it, in the order of its launch.
+    #[serde(default)]
+    pub companions: Vec<Fingerprint>,
 }
 
 /// How QEMU ended. Neither field when nobody saw it.

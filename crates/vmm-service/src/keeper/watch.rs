@@ -18,39 +18,42 @@ const CHUNK: usize = 16 << 10;
 /// a pipe and a socket hold, and an end to what a companion might still write.
 const LAST_WORDS: usize = 1 << 20;
 
+/// How long a companion may have ended before QEMU and count as ended with it:
+/// it sees QEMU's descriptors close a moment before the process is gone.
+const TOGETHER_MS: i64 = 200;
+
 /// Watches until QEMU has ended and that is written down.
 pub(super) fn until_the_end(mut kept: Kept) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     loop {
-        let ready = {
-            let mut fds: Vec<BorrowedFd<'_>> = vec![kept.pidfd.as_fd()];
-            let mut streams = Vec::new();
-            for stream in [Stream::Console, Stream::Output] {
-                if let Some(file) = kept.file(stream) {
-                    fds.push(file.as_fd());
-                    streams.push(stream);
-                }
-            }
-            let ready = wait_readable(&fds, None)?;
-            let ended = ready.contains(&0);
-            let streams: Vec<_> = streams
-                .into_iter()
-                .enumerate()
-                .filter(|(at, _)| ready.contains(&(at + 1)))
-                .map(|(_, s)| s)
-                .collect();
-            (ended, streams)
-        };
-        let (ended, streams) = ready;
-        if ended {
+        let ready = kept.wait()?;
+        if ready.contains(&Ready::Qemu) {
             return finish(kept, &mut buffer);
         }
-        for stream in streams {
-            kept.copy(stream, &mut buffer);
+        // Backwards, so that those that go move none that is still to come.
+        for what in ready.into_iter().rev() {
+            match what {
+                Ready::Qemu => {}
+                Ready::Stream(stream) => {
+                    kept.copy(stream, &mut buffer);
+                }
+                Ready::Companion(at) => {
+                    if wait_readable(&[&kept.pidfd], Some(TOGETHER_MS))?.is_empty() {
+                        kept.bury(at);
+                    } else {
+                        return finish(kept, &mut buffer);
+                    }
+                }
+            }
         }
-        // A companion that died is of no use as a zombie either.
-        kept.companions.retain_mut(|companion| !matches!(companion.try_wait(), Ok(Some(_))));
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ready {
+    Qemu,
+    Stream(Stream),
+    Companion(usize),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,6 +63,34 @@ enum Stream {
 }
 
 impl Kept {
+    /// What has ended, or has something to say; waits until something has.
+    fn wait(&self) -> io::Result<Vec<Ready>> {
+        let mut all: Vec<(Ready, BorrowedFd<'_>)> = vec![(Ready::Qemu, self.pidfd.as_fd())];
+        for stream in [Stream::Console, Stream::Output] {
+            all.extend(self.file(stream).map(|file| (Ready::Stream(stream), file.as_fd())));
+        }
+        let companions = self.companions.iter().enumerate();
+        all.extend(companions.map(|(at, beside)| (Ready::Companion(at), beside.pidfd.as_fd())));
+        let (what, fds): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+        Ok(wait_readable(&fds, None)?.into_iter().map(|at| what[at]).collect())
+    }
+
+    /// Says that a companion ended while the machine runs on.
+    fn bury(&mut self, at: usize) {
+        let mut beside = self.companions.remove(at);
+        let how = match beside.child.as_mut().map(std::process::Child::wait) {
+            Some(Ok(status)) => status.to_string(),
+            Some(Err(_)) | None => "nobody saw how".to_owned(),
+        };
+        let line = format!(
+            "{} ended before the machine ({how}); its network interface is silent until the \
+             machine is stopped and started\n",
+            beside.program
+        );
+        // A full disk costs the log, never the machine.
+        let _ = self.logs.qemu.append(line.as_bytes());
+    }
+
     fn file(&self, stream: Stream) -> Option<&File> {
         match stream {
             Stream::Console => self.console.as_ref(),
@@ -91,6 +122,13 @@ impl Kept {
 }
 
 fn finish(mut kept: Kept, buffer: &mut [u8]) -> io::Result<()> {
+    for beside in &mut kept.companions {
+        // Most end by themselves; one that a guest has taken over may not.
+        let _ = beside.pidfd.kill();
+        if let Some(child) = &mut beside.child {
+            let _ = child.wait();
+        }
+    }
     for stream in [Stream::Console, Stream::Output] {
         for _ in 0..LAST_WORDS / CHUNK {
             if !kept.copy(stream, buffer) {

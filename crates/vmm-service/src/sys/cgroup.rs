@@ -27,6 +27,26 @@ pub fn enter(name: &str) -> io::Result<bool> {
     Ok(entered.is_ok())
 }
 
+/// Where the group of the machine `name` is that this process is in, be it
+/// systemd's scope or our own.
+///
+/// # Errors
+///
+/// When this process is in no group of that machine's: whatever is done to the
+/// group it is in would be done to others too.
+pub fn own(name: &str) -> io::Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    let root = unified(&mounts)
+        .ok_or_else(|| io::Error::other("the host has no control groups of version 2"))?;
+    let membership = std::fs::read_to_string("/proc/self/cgroup")?;
+    membership
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .filter(|group| group.rsplit('/').next().is_some_and(|last| last.contains(name)))
+        .map(|group| root.join(group))
+        .ok_or_else(|| io::Error::other("the machine could get no control group of its own"))
+}
+
 /// Leaves the machine's group and removes it, unless somebody else is in it.
 pub fn leave(name: &str) {
     let left =

@@ -4,6 +4,7 @@
 pub mod cgroup;
 pub mod confine;
 pub mod descriptor;
+pub mod fence;
 pub mod files;
 pub mod host;
 pub mod kvm;

@@ -289,6 +289,15 @@ impl Monitor {
                 Some(open) => self.port(open).await,
                 None => Ok(()),
             },
+            "NETDEV_STREAM_DISCONNECTED" => {
+                let interface = data["netdev-id"].as_str().unwrap_or_default();
+                warn!(
+                    vm = %self.id, interface = %interface.escape_debug(),
+                    "The machine's passt ended; this interface is silent until the VM is stopped \
+                     and started."
+                );
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

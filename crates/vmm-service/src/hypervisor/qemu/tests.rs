@@ -332,6 +332,52 @@ async fn passt_lives_and_dies_with_its_machine() {
     ended(passt).await;
 }
 
+/// Stands in for a passt whose guest sends packets to every address that means
+/// the host itself, and that ignores the end of its connection.
+const CURIOUS: &str = r#"#!/bin/bash
+for host in 127.0.0.1 127.1.2.3 0.0.0.0 ::1 :: ::ffff:127.0.0.1; do
+    if (exec 3<>/dev/tcp/$host/PORT) 2>/dev/null; then echo "tcp $host reached"; fi
+    if (echo >/dev/udp/$host/PORT) 2>/dev/null; then echo "udp $host reached"; fi
+done
+echo all tried
+exec sleep 600
+"#;
+
+#[tokio::test]
+async fn a_companion_reaches_no_loopback_and_does_not_outlive_its_machine() {
+    let listener = std::net::TcpListener::bind("[::]:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for host in ["127.0.0.1", "[::1]"] {
+        std::net::TcpStream::connect(format!("{host}:{port}")).expect("others reach it");
+    }
+    let programs = tempfile::tempdir().unwrap();
+    let passt = programs.path().join("passt");
+    std::fs::write(&passt, CURIOUS.replace("PORT", &port.to_string())).unwrap();
+    for path in [programs.path(), &passt] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+    }
+    let lab = Lab::with(|config| config.passt.clone_from(&passt)).await;
+    let mut launch = lab.launch();
+    launch.spec.nics = vec![NicSpec { network: Network::Passt, mac: None }];
+    let mut running = lab.hypervisor.start(&launch).await.unwrap();
+    let words = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            looks.tick().await;
+            let words = lab.hypervisor.host.dirs.last_words(launch.id);
+            if words.contains("all tried") {
+                return words;
+            }
+        }
+    };
+    let words = timeout(SOON, words).await.unwrap();
+    assert!(!words.contains("reached"), "{words}");
+    let companion = lab.record(launch.id).companions.remove(0).pid;
+    kill(&mut running).await;
+    ended(companion).await;
+}
+
 #[tokio::test]
 async fn a_start_that_qemu_refuses_says_so_and_leaves_nothing() {
     let lab = Lab::new().await;
