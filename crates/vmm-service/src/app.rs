@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -79,6 +80,7 @@ impl App {
             events: events.clone(),
             machine_type: machines.machine_type.clone(),
             default_kernel: config.kernel.as_ref().map(|path| path.display().to_string()),
+            booted_at: Timestamp::now() - host::uptime(),
         };
         let host = Host { memory_mib: host::memory_mib(), processors: host::processors() };
         let registry =

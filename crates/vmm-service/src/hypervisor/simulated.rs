@@ -62,6 +62,11 @@ impl SimulatedHypervisor {
         Control { run }
     }
 
+    /// Whether a machine runs.
+    pub fn runs(&self, id: Uuid) -> bool {
+        self.run(id).is_some_and(|run| lock(&run).exit.is_none())
+    }
+
     /// Where the host's end of a machine's agent port is, for a test that
     /// listens there in the guest's place.
     pub fn guest_channel(&self, id: Uuid) -> PathBuf {
@@ -90,7 +95,7 @@ impl SimulatedHypervisor {
     }
 
     fn remove(&self, id: Uuid, with_log: bool) -> Result<(), MachineError> {
-        if self.run(id).is_some_and(|run| lock(&run).exit.is_none()) {
+        if self.runs(id) {
             return Err(MachineError::Unidentified("it still runs".into()));
         }
         if with_log {
@@ -111,7 +116,7 @@ impl SimulatedHypervisor {
 impl Hypervisor for SimulatedHypervisor {
     async fn start(&self, launch: &Launch) -> Result<Running, StartError> {
         let id = launch.id;
-        if self.run(id).is_some_and(|run| lock(&run).exit.is_none()) {
+        if self.runs(id) {
             return Err(StartError::Refused("the VM runs already".into()));
         }
         check(&launch.spec).map_err(StartError::Refused)?;
@@ -298,6 +303,11 @@ impl Control {
     pub async fn replace_keeper(&self) {
         tell(&self.run, MachineEvent::KeeperLost).await;
         tell(&self.run, MachineEvent::KeeperBack).await;
+    }
+
+    /// The machine's events end without a word, though it runs on.
+    pub fn lose_events(&self) {
+        lock(&self.run).events = None;
     }
 
     /// From now on nobody can tell whether the process is the machine.

@@ -14,6 +14,8 @@ pub enum Found {
     Running(RunState),
     /// It does not run; how it ended, where a trace is left.
     Gone(Option<Exit>),
+    /// It does not run, for the host was restarted while it did.
+    HostRestarted,
     /// Nobody can tell.
     Unknown(String),
 }
@@ -35,13 +37,14 @@ pub fn adopted(stored: &Life, found: &Found) -> (Life, Vec<Action>) {
             let conditions = Conditions { unknown: Some(why.clone()), ..Conditions::default() };
             (Life { goal: None, conditions, ..stored.clone() }, Vec::new())
         }
+        Found::HostRestarted => host_restarted(stored),
         Found::Gone(exit) => gone(stored, exit.as_ref()),
     }
 }
 
-/// What an operation came to that was under way when the daemon went, in the
-/// light of the life that was found.
-pub fn outcome(kind: OperationKind, life: &Life) -> Result<(), String> {
+/// What an operation came to that was under way when the VM was lost sight of,
+/// in the light of the life that was found. `meanwhile` says why it was.
+pub fn outcome(kind: OperationKind, life: &Life, meanwhile: &str) -> Result<(), String> {
     let reached = match kind {
         OperationKind::Stop | OperationKind::Kill => life.state == State::Stopped,
         OperationKind::Pause => life.state == State::Paused,
@@ -51,7 +54,22 @@ pub fn outcome(kind: OperationKind, life: &Life) -> Result<(), String> {
     if reached && life.conditions.unknown.is_none() {
         return Ok(());
     }
-    Err(format!("the daemon was restarted meanwhile; the VM is {}", life.state))
+    Err(format!("{meanwhile} meanwhile; the VM is {}", life.state))
+}
+
+/// A restart of the host is no fault of the VM.
+fn host_restarted(stored: &Life) -> (Life, Vec<Action>) {
+    let what = match stored.state {
+        State::Running => "ran",
+        State::Paused => "was paused",
+        State::Starting => "was starting",
+        State::Stopping => "was going down",
+        State::Created | State::Stopped | State::Failed | State::Deleting => {
+            return gone(stored, None);
+        }
+    };
+    let reason = format!("the host was restarted while it {what}");
+    (Life::at_rest(State::Stopped, Some(reason)), vec![Action::Release])
 }
 
 fn gone(stored: &Life, exit: Option<&Exit>) -> (Life, Vec<Action>) {
@@ -68,6 +86,10 @@ fn gone(stored: &Life, exit: Option<&Exit>) -> (Life, Vec<Action>) {
         State::Stopping => {
             (rest(State::Stopped, "it went down while the daemon was away"), release)
         }
+        // It had started, and nobody could write that down.
+        State::Starting if exit.is_some_and(|exit| *exit != Exit::Unseen) => {
+            gone(&Life::at_rest(State::Running, None), exit)
+        }
         State::Starting => {
             (rest(State::Failed, "the daemon went down while it was starting"), release)
         }
@@ -75,10 +97,7 @@ fn gone(stored: &Life, exit: Option<&Exit>) -> (Life, Vec<Action>) {
             let (state, how) = match exit {
                 // Whether the guest said that it powers off was not heard.
                 Some(exit) => ended_how(&Conditions::default(), exit),
-                None => (
-                    State::Failed,
-                    "no trace of its run is left, as after a restart of the host".to_owned(),
-                ),
+                None => (State::Failed, "no trace of its run is left".to_owned()),
             };
             (rest(state, &format!("while the daemon was away: {how}")), release)
         }

@@ -146,12 +146,13 @@ impl Driver {
     }
 
     /// Takes over what was found of the VM's machine and ends the operations
-    /// that were under way, truthfully.
+    /// that were under way, truthfully; `meanwhile` says what came between.
     pub async fn adopt(
         &mut self,
         found: &Found,
         running: Option<Running>,
         unfinished: Vec<Operation>,
+        meanwhile: &str,
     ) {
         let (life, actions) = adopt::adopted(&self.life, found);
         let mut changed = Vec::new();
@@ -161,7 +162,7 @@ impl Driver {
                 self.operation = Some(operation);
                 continue;
             }
-            let outcome = adopt::outcome(operation.kind, &life);
+            let outcome = adopt::outcome(operation.kind, &life, meanwhile);
             end(&mut operation, outcome);
             changed.push(operation);
         }
@@ -340,7 +341,10 @@ impl Driver {
             }
             Done::Asked { turn, event } if turn == self.turn => self.happen(event).await,
             Done::Asked { .. } | Done::Nothing => {}
-            Done::LookedAt(found, running) => self.adopt(&found, running, Vec::new()).await,
+            Done::LookedAt(found, running) => {
+                let unfinished = self.operation.take().into_iter().collect();
+                self.adopt(&found, running, unfinished, "the VM was lost sight of").await;
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde_json::json;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -71,7 +72,7 @@ impl Store for FullDisk {
 /// All of the daemon but its doors.
 pub(crate) struct Daemon {
     pub(crate) folder: Arc<TempDir>,
-    store: Arc<dyn Store>,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) hypervisor: SimulatedHypervisor,
     pub(crate) events: EventBus,
     pub(crate) hub: Hub,
@@ -89,10 +90,19 @@ impl Daemon {
         Self::start(folder, store, hypervisor).await
     }
 
-    async fn start(
+    pub(crate) async fn start(
         folder: Arc<TempDir>,
         store: Arc<dyn Store>,
         hypervisor: SimulatedHypervisor,
+    ) -> Self {
+        Self::start_on_host(folder, store, hypervisor, Timestamp::UNIX_EPOCH).await
+    }
+
+    async fn start_on_host(
+        folder: Arc<TempDir>,
+        store: Arc<dyn Store>,
+        hypervisor: SimulatedHypervisor,
+        booted_at: Timestamp,
     ) -> Self {
         let events = EventBus::default();
         let hub = Hub::new(events.clone());
@@ -103,6 +113,7 @@ impl Daemon {
             events: events.clone(),
             machine_type: "pc-q35-7.2".to_owned(),
             default_kernel: None,
+            booted_at,
         };
         let host = Host { memory_mib: 1024, processors: 4 };
         let registry = Registry::load(Arc::new(shared), host).await.unwrap();
@@ -116,7 +127,7 @@ impl Daemon {
         Self::start(self.folder, self.store, self.hypervisor).await
     }
 
-    fn spec(&self, name: &str) -> VmSpec {
+    pub(crate) fn spec(&self, name: &str) -> VmSpec {
         let kernel = self.folder.path().join("kernel");
         std::fs::write(&kernel, "a kernel").unwrap();
         let raw = json!({"name": name, "vcpus": 1, "memory_mib": 64, "kernel": kernel});
@@ -133,7 +144,7 @@ impl Daemon {
         id
     }
 
-    async fn ended(&self, operation: &Operation) -> Result<(), String> {
+    pub(crate) async fn ended(&self, operation: &Operation) -> Result<(), String> {
         let ended = self.registry.wait_operation(operation.id, LIMIT).await.unwrap().unwrap();
         match ended.state {
             OperationState::Succeeded => Ok(()),
@@ -142,13 +153,13 @@ impl Daemon {
         }
     }
 
-    async fn does(&self, id: Uuid, request: Request) -> Result<(), String> {
+    pub(crate) async fn does(&self, id: Uuid, request: Request) -> Result<(), String> {
         let operation = self.registry.request(id, request).await.unwrap();
         assert_eq!(operation.state, OperationState::Running);
         self.ended(&operation).await
     }
 
-    fn state(&self, id: Uuid) -> (State, Option<String>) {
+    pub(crate) fn state(&self, id: Uuid) -> (State, Option<String>) {
         let vm = self.registry.vm(id).unwrap();
         (vm.state, vm.state_detail)
     }
@@ -338,6 +349,55 @@ async fn a_restarted_daemon_finds_every_vm_as_it_is() {
     assert!(error.contains("the daemon was restarted"), "{error}");
     assert!(daemon.store.unfinished_operations().await.unwrap().is_empty());
     assert_eq!(daemon.does(runs, Request::Kill).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_restart_of_the_host_is_no_fault_of_a_vm() {
+    let daemon = Daemon::new().await;
+    let runs = daemon.running("runs").await;
+    let paused = daemon.running("paused").await;
+    daemon.does(paused, Request::Pause).await.unwrap();
+    let stopping = daemon.running("stopping").await;
+    let stop = daemon.registry.request(stopping, Request::Stop(None)).await.unwrap();
+    let unseen = daemon.running("unseen").await;
+    let crashed = daemon.running("crashed").await;
+    let rests = daemon.created("rests").await;
+    daemon.registry.close().await;
+    let booted_at = Timestamp::now();
+    for (id, how) in [(unseen, Exit::Unseen), (crashed, Exit::Signal(6))] {
+        daemon.hypervisor.control(id).exit(how).await;
+    }
+    for id in [runs, paused, stopping] {
+        daemon.hypervisor.control(id).exit(Exit::Unseen).await;
+        daemon.hypervisor.purge(id).await.unwrap();
+    }
+    let Daemon { folder, store, hypervisor, .. } = daemon;
+    let daemon = Daemon::start_on_host(folder, store, hypervisor, booted_at).await;
+    for (id, what) in [
+        (runs, "the host was restarted while it ran"),
+        (unseen, "the host was restarted while it ran"),
+        (paused, "the host was restarted while it was paused"),
+        (stopping, "the host was restarted while it was going down"),
+    ] {
+        assert_eq!(daemon.state(id), (State::Stopped, Some(what.to_owned())));
+    }
+    assert_eq!(daemon.ended(&stop).await, Ok(()));
+    assert_eq!(daemon.state(rests), (State::Created, None));
+    let (state, detail) = daemon.state(crashed);
+    assert_eq!(state, State::Failed, "that was before: {detail:?}");
+    assert_eq!(daemon.does(runs, Request::Start).await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_ends_when_its_machine_is_lost_sight_of() {
+    let daemon = Daemon::new().await;
+    let id = daemon.running("web").await;
+    let stop = daemon.registry.request(id, Request::Stop(None)).await.unwrap();
+    daemon.hypervisor.control(id).lose_events();
+    let error = daemon.ended(&stop).await.unwrap_err();
+    assert!(error.contains("lost sight of"), "{error}");
+    assert_eq!(daemon.reaches(id, State::Running).await.as_deref().map(str::is_empty), Some(false));
+    assert_eq!(daemon.does(id, Request::Kill).await, Ok(()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ mod work;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::events::EventBus;
@@ -34,6 +35,8 @@ pub struct Shared {
     pub machine_type: String,
     /// The kernel of VMs that name nothing to boot from.
     pub default_kernel: Option<String>,
+    /// When the host booted, by its clock.
+    pub booted_at: Timestamp,
 }
 
 /// Why a request was not taken on. Nothing has changed.
@@ -71,6 +74,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 pub(crate) mod driver_tests;
 #[cfg(test)]

@@ -25,6 +25,7 @@ use super::driver::{Command, Driver, Ended, View};
 use super::spec::{self, Host};
 use super::state::{Life, Request};
 use super::{RequestError, work};
+use crate::hypervisor::Exit;
 use crate::store::{IdempotencyKey, Inserted, StoreError, VmRecord};
 
 /// How many machines are looked for at once when the daemon starts: enough to
@@ -114,29 +115,11 @@ impl Registry {
         spec: VmSpec,
         key: Option<IdempotencyKey>,
     ) -> Result<Vm, RequestError> {
-        let now = Timestamp::now();
-        let shared = &self.inner.shared;
-        let record = VmRecord {
-            id: Uuid::new_v4(),
-            spec,
-            machine_type: shared.machine_type.clone(),
-            state: State::Created,
-            state_detail: None,
-            created_at: now,
-            state_changed_at: now,
-        };
-        let (id, name) = (record.id, record.spec.name.clone());
-        if let Inserted::Before(id) = shared.store.insert_vm(&record, key.as_ref()).await? {
-            // Written down and not yet here: its first request is still served.
-            return self.vm(id).ok_or(RequestError::Busy);
-        }
-        let (driver, queue, view) = Driver::new(Arc::clone(shared), record);
-        let entry = Entry { queue, view };
-        let vm = self.show(&entry);
-        self.drive(driver, entry);
-        tracing::info!(vm = %id, name, "A VM was created.");
-        shared.events.publish(Some(id), EventKind::Created { name });
-        Ok(vm)
+        // A caller that goes away in the middle must not leave a VM that is
+        // written down and that nobody drives.
+        let registry = self.clone();
+        let adding = self.inner.tasks.spawn(async move { registry.add(spec, key).await });
+        adding.await.unwrap_or(Err(RequestError::Closed))
     }
 
     /// A VM's id by its id or its name. No name has the form of an id.
@@ -235,6 +218,32 @@ impl Registry {
         self.inner.tasks.wait().await;
     }
 
+    async fn add(&self, spec: VmSpec, key: Option<IdempotencyKey>) -> Result<Vm, RequestError> {
+        let now = Timestamp::now();
+        let shared = &self.inner.shared;
+        let record = VmRecord {
+            id: Uuid::new_v4(),
+            spec,
+            machine_type: shared.machine_type.clone(),
+            state: State::Created,
+            state_detail: None,
+            created_at: now,
+            state_changed_at: now,
+        };
+        let (id, name) = (record.id, record.spec.name.clone());
+        if let Inserted::Before(id) = shared.store.insert_vm(&record, key.as_ref()).await? {
+            // Written down and not yet here: its first request is still served.
+            return self.vm(id).ok_or(RequestError::Busy);
+        }
+        let (driver, queue, view) = Driver::new(Arc::clone(shared), record);
+        let entry = Entry { queue, view };
+        let vm = self.show(&entry);
+        self.drive(driver, entry);
+        tracing::info!(vm = %id, name, "A VM was created.");
+        shared.events.publish(Some(id), EventKind::Created { name });
+        Ok(vm)
+    }
+
     async fn machines(&self) -> Option<HashSet<Uuid>> {
         match self.inner.shared.hypervisor.inventory().await {
             Ok(ids) => Some(ids.into_iter().collect()),
@@ -263,8 +272,17 @@ impl Registry {
         } else {
             (Found::Gone(None), None)
         };
+        let found = match found {
+            // Only of what nobody saw end: the clock may have been set since.
+            Found::Gone(None | Some(Exit::Unseen))
+                if record.state_changed_at < self.inner.shared.booted_at =>
+            {
+                Found::HostRestarted
+            }
+            found => found,
+        };
         let (mut driver, queue, view) = Driver::new(Arc::clone(&self.inner.shared), record);
-        driver.adopt(&found, running, unfinished).await;
+        driver.adopt(&found, running, unfinished, "the daemon was restarted").await;
         self.drive(driver, Entry { queue, view });
     }
 

@@ -1,0 +1,223 @@
+//! The daemon killed at every instant that matters: before and after each thing
+//! that it writes down. What the next one says of every VM must be true.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tempfile::TempDir;
+use tokio::sync::Notify;
+use uuid::Uuid;
+use vmm_api::operation::{Operation, OperationKind, OperationState};
+use vmm_api::vm::State;
+
+use super::Request;
+use super::driver_tests::Daemon;
+use crate::hypervisor::simulated::SimulatedHypervisor;
+use crate::hypervisor::{Exit, Hypervisor};
+use crate::store::{
+    IdempotencyKey, Inserted, MemoryStore, StateChange, Store, StoreError, VmRecord,
+};
+
+/// Longer than anything here takes.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Whether what was being written at the kill had reached the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    Before,
+    After,
+}
+
+/// A store that stands still for ever at one write: whoever waits for it does
+/// nothing more, as if it had been killed there.
+struct Cutting {
+    store: Arc<MemoryStore>,
+    cut: Cut,
+    left: AtomicUsize,
+    reached: Notify,
+}
+
+impl Cutting {
+    async fn write<T>(&self, write: impl Future<Output = T>) -> T {
+        let last = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        if last == Err(0) || last == Ok(1) {
+            // A kill takes all drivers with it: nothing is written after the cut.
+            if last == Ok(1) && self.cut == Cut::After {
+                write.await;
+            }
+            self.reached.notify_one();
+            return std::future::pending().await;
+        }
+        write.await
+    }
+}
+
+#[async_trait]
+impl Store for Cutting {
+    async fn vms(&self) -> Result<Vec<VmRecord>, StoreError> {
+        self.store.vms().await
+    }
+
+    async fn insert_vm(
+        &self,
+        record: &VmRecord,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Inserted, StoreError> {
+        self.write(self.store.insert_vm(record, key)).await
+    }
+
+    async fn change_state(&self, change: &StateChange) -> Result<(), StoreError> {
+        self.write(self.store.change_state(change)).await
+    }
+
+    async fn delete_vm(&self, id: Uuid, deletion: Option<&Operation>) -> Result<(), StoreError> {
+        self.write(self.store.delete_vm(id, deletion)).await
+    }
+
+    async fn operation(&self, id: Uuid) -> Result<Option<Operation>, StoreError> {
+        self.store.operation(id).await
+    }
+
+    async fn unfinished_operations(&self) -> Result<Vec<Operation>, StoreError> {
+        self.store.unfinished_operations().await
+    }
+}
+
+/// A life with everything in it that an operator may ask for.
+async fn live(daemon: &Daemon) {
+    let id = daemon.registry.create(daemon.spec("web"), None).await.unwrap().id;
+    daemon.does(id, Request::Start).await.unwrap();
+    let control = daemon.hypervisor.control(id);
+    control.obey_power_button(true);
+    daemon.does(id, Request::Pause).await.unwrap();
+    daemon.does(id, Request::Resume).await.unwrap();
+    daemon.does(id, Request::Stop(None)).await.unwrap();
+    daemon.does(id, Request::Start).await.unwrap();
+    let control = daemon.hypervisor.control(id);
+    control.obey_power_button(true);
+    let cold = Request::Restart { cold: true, deadline: None };
+    daemon.does(id, cold).await.unwrap();
+    daemon.does(id, Request::Kill).await.unwrap();
+    daemon.does(id, Request::Delete).await.unwrap();
+}
+
+/// Everything that the next daemon says must be what is, and every VM must be
+/// of use.
+async fn check(daemon: &Daemon, what: &str) {
+    let unfinished = async {
+        // A deletion that was begun is gone on with.
+        loop {
+            let left = daemon.store.unfinished_operations().await.unwrap();
+            let Some(operation) = left.first() else { return };
+            assert_eq!(operation.kind, OperationKind::Delete, "{what}");
+            daemon.ended(operation).await.unwrap();
+        }
+    };
+    tokio::time::timeout(LIMIT, unfinished).await.expect("every operation ends");
+    let vms = daemon.registry.list();
+    for id in daemon.hypervisor.inventory().await.unwrap() {
+        assert!(vms.iter().any(|vm| vm.id == id), "{what}: a stranger was made");
+    }
+    for vm in vms {
+        let runs = daemon.hypervisor.runs(vm.id);
+        let says = matches!(vm.state, State::Running | State::Paused);
+        assert_eq!(runs, says, "{what}: {} {:?}", vm.state, vm.state_detail);
+        assert!(
+            !matches!(vm.state, State::Starting | State::Stopping | State::Deleting),
+            "{what}: it stays {}",
+            vm.state
+        );
+    }
+}
+
+async fn cut_at(nth: usize, cut: Cut) -> bool {
+    let folder: Arc<TempDir> = Arc::new(tempfile::tempdir().unwrap());
+    let hypervisor = SimulatedHypervisor::new(folder.path());
+    let (left, reached) = (AtomicUsize::new(nth), Notify::new());
+    let store = Arc::new(MemoryStore::default());
+    let cutting = Arc::new(Cutting { store: Arc::clone(&store), cut, left, reached });
+    let first = Daemon::start(
+        Arc::clone(&folder),
+        Arc::clone(&cutting) as Arc<dyn Store>,
+        hypervisor.clone(),
+    );
+    let first = first.await;
+    let was_cut = tokio::select! {
+        () = cutting.reached.notified() => true,
+        () = live(&first) => false,
+    };
+    let what = format!("cut {cut:?} write {nth}");
+    let acknowledged = store.unfinished_operations().await.unwrap();
+    let store: Arc<dyn Store> = store;
+    let next = Daemon::start(folder, Arc::clone(&store), hypervisor.clone()).await;
+    check(&next, &what).await;
+    for operation in acknowledged {
+        let ended = store.operation(operation.id).await.unwrap().expect(&what);
+        assert_ne!(ended.state, OperationState::Running, "{what}");
+    }
+    // And a third finds the same; its VMs go on to the end.
+    next.registry.close().await;
+    let folder = Arc::clone(&next.folder);
+    let last = Daemon::start(folder, Arc::clone(&store), hypervisor.clone()).await;
+    check(&last, &what).await;
+    for vm in last.registry.list() {
+        if !hypervisor.runs(vm.id) {
+            assert_eq!(last.does(vm.id, Request::Start).await, Ok(()), "{what}");
+        }
+        assert_eq!(last.does(vm.id, Request::Kill).await, Ok(()), "{what}");
+        assert_eq!(last.does(vm.id, Request::Delete).await, Ok(()), "{what}");
+    }
+    assert!(store.vms().await.unwrap().is_empty(), "{what}");
+    was_cut
+}
+
+#[tokio::test]
+async fn whenever_the_daemon_is_killed_the_next_one_tells_the_truth() {
+    for cut in [Cut::Before, Cut::After] {
+        let mut nth = 1;
+        while cut_at(nth, cut).await {
+            nth += 1;
+        }
+        assert!(nth > 15, "a whole life writes more than {nth} times");
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_nobody_wrote_down_is_told_by_its_end() {
+    let folder: Arc<TempDir> = Arc::new(tempfile::tempdir().unwrap());
+    let hypervisor = SimulatedHypervisor::new(folder.path());
+    let store = Arc::new(MemoryStore::default());
+    // Created, starting, and then the write of what runs.
+    let (left, reached) = (AtomicUsize::new(3), Notify::new());
+    let cutting = Cutting { store: Arc::clone(&store), cut: Cut::Before, left, reached };
+    let cutting = Arc::new(cutting);
+    let first = Daemon::start(Arc::clone(&folder), cutting.clone(), hypervisor.clone()).await;
+    tokio::select! {
+        () = cutting.reached.notified() => {}
+        () = live(&first) => panic!("it was to be cut"),
+    }
+    let id = hypervisor.inventory().await.unwrap()[0];
+    hypervisor.control(id).exit(Exit::Status(0)).await;
+    let next = Daemon::start(folder, store, hypervisor).await;
+    let said = "while the daemon was away: the machine ended by itself";
+    assert_eq!(next.state(id), (State::Stopped, Some(said.to_owned())));
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_leaves_no_vm_without_a_driver() {
+    let folder: Arc<TempDir> = Arc::new(tempfile::tempdir().unwrap());
+    let hypervisor = SimulatedHypervisor::new(folder.path());
+    let daemon = Daemon::start(folder, Arc::new(MemoryStore::default()), hypervisor).await;
+    let spec = daemon.spec("web");
+    {
+        use futures_util::FutureExt;
+        let gone = daemon.registry.create(spec, None).now_or_never();
+        assert!(gone.is_none(), "the caller goes while it waits");
+    }
+    daemon.registry.close().await;
+    let stored = daemon.store.vms().await.unwrap();
+    assert_eq!(stored.len(), 1);
+    assert!(daemon.registry.find("web").is_some());
+}
