@@ -32,6 +32,18 @@ const ENDING: Duration = Duration::from_secs(1);
 /// How long a keeper may take to write down how QEMU ended.
 pub(super) const LAST_RECORD: Duration = Duration::from_secs(5);
 
+/// How many lines a monitor may say between two looks at it. A machine's whole
+/// life takes some dozens; a guest can make QEMU say more, as by panicking again
+/// and again, and must not keep this task busy with that.
+const MOST_LINES: u32 = 1000;
+
+/// How long a command may take to be written. The socket holds thousands, so
+/// one that is full is not read any more.
+const WRITING: Duration = Duration::from_secs(1);
+
+/// How much of a name that QEMU tells is shown, in characters.
+const LONGEST_NAME: usize = 32;
+
 /// What happened in the monitor's last moments is read for so long.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
 
@@ -82,6 +94,10 @@ pub(super) struct Monitor {
     connection: Option<Connection>,
     state: RunState,
     agent_port: Option<bool>,
+    /// Whether the guest's panic was told since its last reset.
+    panicked: bool,
+    /// How many lines came since the last tick.
+    lines: u32,
     qemu: Watch,
     keeper: Option<Watch>,
     keeper_is_lost: bool,
@@ -143,6 +159,8 @@ impl Monitor {
             connection: setup.connection,
             state: setup.state,
             agent_port: None,
+            panicked: false,
+            lines: 0,
             qemu: setup.qemu.watch()?,
             keeper: setup.keeper.map(Pidfd::watch).transpose()?,
             keeper_is_lost: false,
@@ -196,20 +214,22 @@ impl Monitor {
         ticks: &mut tokio::time::Interval,
         shutdown: &CancellationToken,
     ) -> Step {
-        // In this order: what QEMU said comes before its end.
+        // In this order: a QEMU that never stops talking holds up nothing else.
+        // What it said before its end is heard at its end.
         tokio::select! {
             biased;
             () = shutdown.cancelled() => Step::Stop,
             () = self.events.closed() => Step::Stop,
-            said = hear_from(self.connection.as_mut()) => Step::Said(said),
             () = self.qemu.ended() => Step::QemuEnded,
             () = ended(self.keeper.as_ref()) => Step::KeeperEnded,
-            request = self.requests.recv(), if !self.requests_ended => Step::Asked(request),
             _ = ticks.tick() => Step::Tick,
+            request = self.requests.recv(), if !self.requests_ended => Step::Asked(request),
+            said = hear_from(self.connection.as_mut()) => Step::Said(said),
         }
     }
 
     async fn tick(&mut self) -> Told {
+        self.lines = 0;
         if self.keeper.is_none() {
             self.replace_keeper().await?;
         }
@@ -240,13 +260,27 @@ impl Monitor {
         let id = self.next_id;
         self.next_id += 1;
         self.pending.insert(id, pending);
-        // A connection that cannot be written to cannot be read either, and
-        // that is where it is noticed.
-        let _ = connection.send(id, command, Value::Null).await;
+        let sent = timeout(WRITING, connection.send(id, command, Value::Null)).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            // Half a command may have been written: nothing can follow it. The
+            // next tick connects again.
+            self.hang_up();
+        }
+    }
+
+    fn hang_up(&mut self) {
+        self.connection = None;
+        self.asked = None;
+        self.pending.clear();
     }
 
     async fn hear(&mut self, incoming: Incoming) -> Told {
         self.heard = Instant::now();
+        self.lines += 1;
+        if self.lines > MOST_LINES {
+            self.hang_up();
+            return self.lose(format!("the monitor said more than {MOST_LINES} lines at once")).await;
+        }
         if self.is_lost {
             self.is_lost = false;
             info!(vm = %self.id, "The machine's monitor answers again.");
@@ -282,8 +316,12 @@ impl Monitor {
         match name {
             "STOP" => self.now(RunState::Paused).await,
             "RESUME" => self.now(RunState::Running).await,
-            "RESET" => self.tell(MachineEvent::Reset).await,
+            "RESET" => {
+                self.panicked = false;
+                self.tell(MachineEvent::Reset).await
+            }
             "SHUTDOWN" => self.tell(MachineEvent::PoweringOff).await,
+            "GUEST_PANICKED" if std::mem::replace(&mut self.panicked, true) => Ok(()),
             "GUEST_PANICKED" => self.tell(MachineEvent::Panicked).await,
             "VSERPORT_CHANGE" if data["id"] == AGENT_DEVICE => match data["open"].as_bool() {
                 Some(open) => self.port(open).await,
@@ -291,6 +329,7 @@ impl Monitor {
             },
             "NETDEV_STREAM_DISCONNECTED" => {
                 let interface = data["netdev-id"].as_str().unwrap_or_default();
+                let interface: String = interface.chars().take(LONGEST_NAME).collect();
                 warn!(
                     vm = %self.id, interface = %interface.escape_debug(),
                     "The machine's passt ended; this interface is silent until the VM is stopped \
@@ -323,9 +362,7 @@ impl Monitor {
     }
 
     async fn disconnected(&mut self, error: &QmpError) -> Told {
-        self.connection = None;
-        self.asked = None;
-        self.pending.clear();
+        self.hang_up();
         if timeout(ENDING, self.qemu.ended()).await.is_ok() {
             // The loop finds it ended.
             return Ok(());
@@ -529,6 +566,18 @@ mod tests {
         assert_eq!(next().await, Some(MachineEvent::MonitorBack));
         stream.write_all(b"\x1b[2J no JSON\n").await.unwrap();
         assert!(matches!(next().await, Some(MachineEvent::MonitorLost(_))));
+
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = BufReader::new(stream);
+        answer(&mut stream, 3).await;
+        assert_eq!(next().await, Some(MachineEvent::MonitorBack));
+        let flood = tokio::spawn(async move {
+            while stream.write_all(b"{\"event\": \"GUEST_PANICKED\"}\n").await.is_ok() {}
+        });
+        // Told once, however often it is said.
+        assert_eq!(next().await, Some(MachineEvent::Panicked));
+        assert!(matches!(next().await, Some(MachineEvent::MonitorLost(_))));
+        flood.await.unwrap();
 
         qemu.kill().unwrap();
         assert_eq!(next().await, Some(MachineEvent::Exited(Exit::Unseen)));

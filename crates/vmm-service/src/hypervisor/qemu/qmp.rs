@@ -16,6 +16,9 @@ const LONGEST_LINE: usize = 4 << 20;
 /// How much is read at a time.
 const CHUNK: usize = 8 << 10;
 
+/// How much of QEMU's reason for a refusal is kept, in characters.
+const LONGEST_REASON: usize = 300;
+
 /// The id of the commands of the handshake.
 const HANDSHAKE: u64 = 0;
 
@@ -132,7 +135,7 @@ impl Connection {
                 return Ok(Incoming::Event { name, data: line.data });
             }
             let answer = match (line.error, line.value) {
-                (Some(refusal), _) => Err(refusal.desc),
+                (Some(refusal), _) => Err(shown(&refusal.desc)),
                 (None, value) => Ok(value.unwrap_or(Value::Null)),
             };
             if let Some(id) = line.id {
@@ -148,6 +151,8 @@ impl Connection {
                 let line = serde_json::from_slice(&self.buffer[..end])
                     .map_err(|error| QmpError::NotQmp(error.to_string()));
                 self.buffer.drain(..=end);
+                // One long line does not take its memory for ever.
+                self.buffer.shrink_to(CHUNK);
                 self.searched = 0;
                 return line;
             }
@@ -161,6 +166,11 @@ impl Connection {
             }
         }
     }
+}
+
+/// QEMU's words, fit to be logged and shown.
+fn shown(desc: &str) -> String {
+    desc.chars().filter(|c| !c.is_control()).take(LONGEST_REASON).collect()
 }
 
 #[cfg(test)]
@@ -202,6 +212,12 @@ mod tests {
         );
         drop(peer);
         assert!(matches!(connection.next().await, Err(QmpError::Closed)));
+    }
+
+    #[test]
+    fn a_reason_is_short_and_plain() {
+        assert_eq!(shown("no\x1b[2J\n"), "no[2J");
+        assert_eq!(shown(&"x".repeat(1 << 20)).len(), LONGEST_REASON);
     }
 
     #[tokio::test]
