@@ -1,5 +1,6 @@
-//! `guest-ping` round trips from a native client over a unix socket, client and
-//! agents pinned to one processor, beside qemu-ga and a raw echo.
+//! `guest-ping` round trips from a native client: over a unix socket with client
+//! and agents pinned to one processor, beside qemu-ga and a raw echo; and over
+//! virtio-serial to a guest, beside qemu-ga in the same guest.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,6 +8,7 @@ use std::process::Command;
 use anyhow::Context;
 use serde_json::json;
 
+use crate::guest::Bench;
 use crate::guest_wire::Client;
 use crate::peers::{self, Peer};
 use crate::results::{self, Table};
@@ -21,11 +23,38 @@ const WARM_UP: usize = 1_000;
 
 const PING: &[u8] = b"{\"execute\":\"guest-ping\"}\n";
 
+/// Round trips in each round in a guest, whose processor may be emulated.
+const GUEST_ROUND_TRIPS: usize = 2_000;
+
 /// Measures and publishes.
-pub fn run(agent: &Path) -> anyhow::Result<()> {
-    peers::pin_to_one_cpu()?;
+pub fn run(daemon: &Path, agent: &Path) -> anyhow::Result<()> {
     let folder = tempfile::tempdir().context("no temporary folder")?;
-    let at = |name: &str| folder.path().join(name);
+    // First, because pinning cannot be undone for the guest's threads.
+    let in_guest = in_guest(&Bench::prepare(daemon, agent, folder.path())?)?;
+    let pinned = pinned(agent, folder.path())?;
+    publish(&pinned, &in_guest)
+}
+
+/// qemu-ga and ours in one guest, in turn.
+fn in_guest(bench: &Bench) -> anyhow::Result<[Figures; 2]> {
+    let guest = bench.boot("")?;
+    let mut figures: [Figures; 2] = Default::default();
+    let mut ours = open_session(&guest.ours)?;
+    let mut qemu_ga = Client::connect(&guest.qemu_ga)?;
+    qemu_ga.send(&json!({"execute": "guest-sync", "arguments": {"id": 1}, "id": "up"}))?;
+    qemu_ga.wait_for(|message| message["id"] == "up")?;
+    for _ in 0..ROUNDS {
+        let [of_qemu_ga, of_ours] = &mut figures;
+        of_qemu_ga.round(&mut qemu_ga, GUEST_ROUND_TRIPS)?;
+        of_ours.round(&mut ours, GUEST_ROUND_TRIPS)?;
+    }
+    Ok(figures)
+}
+
+/// A raw echo, qemu-ga and ours on one processor, in turn.
+fn pinned(agent: &Path, folder: &Path) -> anyhow::Result<[Figures; 3]> {
+    peers::pin_to_one_cpu()?;
+    let at = |name: &str| folder.join(name);
 
     let mut command = Command::new(std::env::current_exe().context("this program's own path")?);
     command.arg("echo").arg(at("echo"));
@@ -33,7 +62,7 @@ pub fn run(agent: &Path) -> anyhow::Result<()> {
 
     let mut command = Command::new("qemu-ga");
     command.args(["-m", "unix-listen", "-p"]).arg(at("qga"));
-    command.arg("-t").arg(folder.path()).arg("-f").arg(at("qga.pid"));
+    command.arg("-t").arg(folder).arg("-f").arg(at("qga.pid"));
     let qemu_ga = Peer::start(command, &at("qga")).context("install qemu-guest-agent")?;
 
     let mut command = Command::new(agent);
@@ -43,11 +72,11 @@ pub fn run(agent: &Path) -> anyhow::Result<()> {
     let mut figures: [Figures; 3] = Default::default();
     for _ in 0..ROUNDS {
         let [of_echo, of_qemu_ga, of_ours] = &mut figures;
-        of_echo.round(&mut Client::connect(echo.socket())?)?;
-        of_qemu_ga.round(&mut Client::connect(qemu_ga.socket())?)?;
-        of_ours.round(&mut open_session(&ours)?)?;
+        of_echo.round(&mut Client::connect(echo.socket())?, ROUND_TRIPS)?;
+        of_qemu_ga.round(&mut Client::connect(qemu_ga.socket())?, ROUND_TRIPS)?;
+        of_ours.round(&mut open_session(ours.socket())?, ROUND_TRIPS)?;
     }
-    publish(&figures)
+    Ok(figures)
 }
 
 /// What is kept of one peer.
@@ -58,9 +87,9 @@ struct Figures {
 }
 
 impl Figures {
-    fn round(&mut self, client: &mut Client) -> anyhow::Result<()> {
+    fn round(&mut self, client: &mut Client, round_trips: usize) -> anyhow::Result<()> {
         client.round_trips(PING, WARM_UP)?;
-        let mut durations = client.round_trips(PING, ROUND_TRIPS)?;
+        let mut durations = client.round_trips(PING, round_trips)?;
         self.median_us.push(percentile_us(&mut durations, 50));
         self.p99_us.push(percentile_us(&mut durations, 99));
         Ok(())
@@ -70,8 +99,8 @@ impl Figures {
 /// A session with our agent on a quiet line: the full report and the stages
 /// follow the confirmation, and a ping answered after them finds nothing else
 /// being said.
-fn open_session(agent: &Peer) -> anyhow::Result<Client> {
-    let mut client = Client::connect(agent.socket())?;
+fn open_session(agent: &Path) -> anyhow::Result<Client> {
+    let mut client = Client::connect(agent)?;
     client.hello()?;
     client.wait_for(|message| message["event"] == "REPORT")?;
     client.send(&json!({"execute": "guest-ping", "id": "quiet"}))?;
@@ -79,24 +108,36 @@ fn open_session(agent: &Peer) -> anyhow::Result<Client> {
     Ok(client)
 }
 
-fn publish([echo, qemu_ga, ours]: &[Figures; 3]) -> anyhow::Result<()> {
-    let row = |name: &str, figures: &Figures| {
+fn publish(pinned: &[Figures; 3], in_guest: &[Figures; 2]) -> anyhow::Result<()> {
+    let [echo, qemu_ga, ours] = pinned;
+    let [guest_qemu_ga, guest_ours] = in_guest;
+    let row = |name: &str, figures: &Figures, peer: &Figures, limit: Option<&Figures>| {
         vec![
             name.to_owned(),
             format!("{:.1}", figures.median_us),
             format!("{:.1}", figures.p99_us),
-            format!("{:.2}", figures.median_us.ratio(&qemu_ga.median_us)),
-            format!("{:.2}", figures.median_us.ratio(&echo.median_us)),
+            format!("{:.2}", figures.median_us.ratio(&peer.median_us)),
+            limit.map_or_else(String::new, |limit| {
+                format!("{:.2}", figures.median_us.ratio(&limit.median_us))
+            }),
         ]
     };
     results::publish(
         "command-latency",
         &Table {
-            head: vec!["unix socket, one processor", "p50 µs", "p99 µs", "× qemu-ga", "× raw echo"],
-            rows: vec![row("raw echo", echo), row("qemu-ga", qemu_ga), row("infiniservice", ours)],
+            head: vec!["`guest-ping`", "p50 µs", "p99 µs", "× qemu-ga", "× raw echo"],
+            rows: vec![
+                row("unix socket: raw echo", echo, qemu_ga, Some(echo)),
+                row("unix socket: qemu-ga", qemu_ga, qemu_ga, Some(echo)),
+                row("unix socket: infiniservice", ours, qemu_ga, Some(echo)),
+                row("virtio-serial: qemu-ga", guest_qemu_ga, guest_qemu_ga, None),
+                row("virtio-serial: infiniservice", guest_ours, guest_qemu_ga, None),
+            ],
             notes: vec![format!(
-                "`guest-ping`, {ROUND_TRIPS} round trips in each of {ROUNDS} rounds in turn; median (min – max) \
-                 of the rounds. To reach: at most 0.4 × qemu-ga and 2 × raw echo."
+                "{ROUNDS} rounds in turn, of {ROUND_TRIPS} round trips over a unix socket with client and \
+                 agents pinned to one processor, and of {GUEST_ROUND_TRIPS} to a guest; median (min – max) of \
+                 the rounds. To reach: at most 0.4 × qemu-ga and 2 × raw echo; in the guest at most 1 × \
+                 qemu-ga."
             )],
         },
     )

@@ -39,7 +39,7 @@ struct Args {
 enum Benchmark {
     /// What an agent holds in a guest: infiniservice, qemu-ga and node_exporter.
     AgentMemory,
-    /// guest-ping round trips: raw echo, qemu-ga and infiniservice.
+    /// guest-ping round trips: infiniservice, qemu-ga and a raw echo.
     CommandLatency,
     /// From start to the agent's hello: the daemon, and its command line by hand.
     VmStart,
@@ -59,7 +59,8 @@ fn main() -> anyhow::Result<()> {
                 .context("agent-memory did not finish")
         }
         Benchmark::CommandLatency => {
-            command_latency::run(&args.agent).context("command-latency did not finish")
+            command_latency::run(&args.programs.join("vmm-service"), &args.agent)
+                .context("command-latency did not finish")
         }
         Benchmark::VmStart => {
             vm_start::run(&args.programs, &args.agent).context("vm-start did not finish")

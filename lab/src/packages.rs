@@ -79,6 +79,20 @@ pub const TO_BOOT_GUESTS: &[Need] = &[
     },
 ];
 
+/// What is measured beside our agent.
+pub const TO_MEASURE: &[Need] = &[
+    Need {
+        evidence: Evidence::Program("qemu-ga"),
+        package: "qemu-guest-agent",
+        purpose: "is the agent beside which ours is measured",
+    },
+    Need {
+        evidence: Evidence::Program("prometheus-node-exporter"),
+        package: "prometheus-node-exporter",
+        purpose: "is the exporter beside which our agent is measured",
+    },
+];
+
 /// Where a system tells what it is: os-release(5).
 const OS_RELEASE: &str = "/etc/os-release";
 
@@ -112,6 +126,27 @@ pub fn ensure(needs: &[Need], say: Say<'_>) -> Result<()> {
     for need in &missing {
         if !need.evidence.is_there() {
             bail!("{} is installed, and still {:?} is not there", need.package, need.evidence);
+        }
+    }
+    Ok(())
+}
+
+/// Unpacks a package into `folder` and installs nothing: for a tool whose package
+/// would start a service.
+///
+/// # Errors
+/// When apt does not have it, or it cannot be unpacked.
+pub fn unpack(package: &str, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    if !lists_are_there() {
+        output(apt().args(["update", "-qq"]))?;
+    }
+    output(Command::new("apt-get").args(["download", "-qq", package]).current_dir(folder))?;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            run(Command::new("dpkg-deb").arg("--extract").arg(&path).arg(folder))?;
+            fs::remove_file(&path)?;
         }
     }
     Ok(())

@@ -23,6 +23,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let say = |line: &str| println!("{line}");
     e2e::install()?;
+    lab::packages::ensure(lab::packages::TO_MEASURE, &say)?;
     let tree = Tree::locate()?;
     let agent = lab::build::agent(&tree, &say)?;
     let host = lab::build::host_programs(&tree, Profile::Release, &say)?;

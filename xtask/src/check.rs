@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::steps::{Steps, Tally, run_tests};
-use crate::{deny, tidy, workspace};
+use crate::{deny, promtool, tidy, workspace};
 
 /// Formatting, lints, house rules, licences, unit and contract tests
 #[derive(clap::Args)]
@@ -29,6 +29,7 @@ pub fn run_steps(steps: &mut Steps) {
     steps.run("unit and contract tests", || {
         let mut command = workspace::cargo(&["test", "--workspace", "--no-fail-fast"]);
         command.args(["--exclude", "e2e", "--exclude", "bench"]);
+        command.env(promtool::VARIABLE, promtool::obtain()?);
         if lab::program::privileged("true", &[]).get_program() == "sudo" {
             // Those of the daemon need root, as the daemon does.
             command.args(["--config", "target.'cfg(unix)'.runner = 'sudo --preserve-env'"]);

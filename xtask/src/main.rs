@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod deny;
 mod e2e;
+mod promtool;
 mod soak;
 mod steps;
 mod test;
