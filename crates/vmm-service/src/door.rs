@@ -8,6 +8,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use tokio::net::UnixListener;
 
+use crate::sys::files;
+
 /// A lock on something of the daemon's. The kernel lets go of it with the
 /// process, however that ends.
 #[derive(Debug)]
@@ -26,7 +28,14 @@ pub fn private_folder(path: &Path) -> Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(path)
+        .and_then(|()| keep_name(path))
         .with_context(|| format!("the folder {} could not be made", path.display()))
+}
+
+/// Has the names of a folder, and of those above it, survive a power cut: what
+/// is in a folder whose name is lost is lost, too.
+fn keep_name(path: &Path) -> std::io::Result<()> {
+    path.ancestors().skip(1).try_for_each(files::sync_folder)
 }
 
 /// Locks a folder, so that a second daemon cannot use it.

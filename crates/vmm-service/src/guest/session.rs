@@ -115,7 +115,10 @@ impl Session {
         let message = match codec::parse_guest_message(object) {
             Ok(message) => message,
             Err(error) => {
-                tracing::debug!(vm = %self.state.vm(), %error, "A guest sent what is no message.");
+                // It may cite the guest.
+                let error = error.to_string();
+                let (vm, error) = (self.state.vm(), error.escape_debug());
+                tracing::debug!(%vm, %error, "A guest sent what is no message.");
                 self.state.malformed();
                 return;
             }
@@ -194,7 +197,7 @@ impl Session {
         if negotiate(&hello.protocols).is_none() {
             tracing::warn!(
                 vm = %self.state.vm(),
-                agent = ?hello.agent,
+                agent = %hello.agent.escape_debug(),
                 "Agent and daemon share no version of the channel; update the older of the two.",
             );
             self.state.malformed();

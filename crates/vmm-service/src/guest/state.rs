@@ -249,8 +249,10 @@ impl GuestState {
         let vm = self.vm;
         match agent {
             AgentState::Connected => {
-                let name = known.identity.as_ref().map(|identity| identity.agent.as_str());
-                tracing::info!(%vm, agent = ?name, "The guest's agent is connected.");
+                let agent = known.identity.as_ref().map_or("", |identity| &identity.agent);
+                // The guest's own text: what is no plain character is escaped.
+                let agent = agent.escape_debug();
+                tracing::info!(%vm, %agent, "The guest's agent is connected.");
             }
             AgentState::Silent => tracing::warn!(%vm, "The guest's agent is silent."),
             AgentState::Absent => tracing::info!(%vm, "The guest's agent is gone."),

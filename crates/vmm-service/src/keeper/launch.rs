@@ -223,9 +223,8 @@ fn start_companions(
             descriptors: &[companion.number],
         };
         let output = output.try_clone().map_err(failed)?;
-        let child =
-            confine::spawn(&companion.program, &companion.arguments, output, &confinement)
-                .map_err(failed)?;
+        let child = confine::spawn(&companion.program, &companion.arguments, output, &confinement)
+            .map_err(failed)?;
         children.push((companion.program.display().to_string(), child));
         drop(theirs_placed);
         handed.push(descriptor::place(&ours, companion.number).map_err(failed)?);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::sqlite::OpenError;
+use crate::sys::files;
 
 /// The steps from an empty file to the newest version, which is their number.
 const MIGRATIONS: &[&str] = &[include_str!("migrations/001.sql")];
@@ -34,8 +35,10 @@ pub fn open(path: &Path) -> Result<Connection, OpenError> {
     };
     create_private(path)?;
     let mut connection = Connection::open(path).map_err(failed("opened"))?;
-    configure(&connection).map_err(failed("opened"))?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed("opened"))?;
     check(&connection, path, &failed)?;
+    // Only now: it writes to the file.
+    configure(&connection).map_err(failed("opened"))?;
     migrate(&mut connection, path, &failed)?;
     Ok(connection)
 }
@@ -55,18 +58,19 @@ fn create_private(path: &Path) -> Result<(), OpenError> {
         .truncate(false)
         .mode(0o600)
         .open(path)
+        // A name that is not on the disk is lost in a power cut with all that
+        // the file holds; SQLite sees to its log's alone.
+        .and_then(|_| path.parent().map_or(Ok(()), files::sync_folder))
         .map_err(|source| OpenError::Failed {
-        path: path.to_owned(),
-        doing: "created",
-        source: source.into(),
-    })?;
-    Ok(())
+            path: path.to_owned(),
+            doing: "created",
+            source: source.into(),
+        })
 }
 
 /// FULL flushes the log at every commit: an acknowledged change survives a
 /// power cut.
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")
@@ -93,7 +97,17 @@ where
     if tables > 0 && owner != APPLICATION_ID {
         return Err(OpenError::Foreign { path: path.to_owned() });
     }
+    let found = pragma(connection, "user_version").map_err(failed("read"))?;
+    let known = newest();
+    if found > known {
+        return Err(OpenError::Newer { path: path.to_owned(), found, known });
+    }
     Ok(())
+}
+
+/// This program's version of the file.
+fn newest() -> i64 {
+    i64::try_from(MIGRATIONS.len()).expect("a handful of migrations fits")
 }
 
 fn migrate<E>(
@@ -105,10 +119,6 @@ where
     E: Fn(rusqlite::Error) -> OpenError,
 {
     let found = pragma(connection, "user_version").map_err(failed("read"))?;
-    let known = i64::try_from(MIGRATIONS.len()).expect("a handful of migrations fits");
-    if found > known {
-        return Err(OpenError::Newer { path: path.to_owned(), found, known });
-    }
     let done = usize::try_from(found).map_err(|_| OpenError::Damaged {
         path: path.to_owned(),
         what: "version below 0".into(),
@@ -123,7 +133,7 @@ where
     transaction
         .pragma_update(None, "application_id", APPLICATION_ID)
         .map_err(failed("migrated"))?;
-    transaction.pragma_update(None, "user_version", known).map_err(failed("migrated"))?;
+    transaction.pragma_update(None, "user_version", newest()).map_err(failed("migrated"))?;
     transaction.commit().map_err(failed("migrated"))
 }
 
@@ -155,8 +165,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.db");
         open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        let before = std::fs::read(&path).unwrap();
         assert!(open_error(&path).contains("newer vmm-service (its version is 99"));
         assert!(open_error(&path).contains("install that version again"));
+        assert_eq!(std::fs::read(&path).unwrap(), before);
     }
 
     #[test]
@@ -164,7 +176,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.db");
         Connection::open(&path).unwrap().execute_batch("CREATE TABLE other (x)").unwrap();
+        let before = std::fs::read(&path).unwrap();
         assert!(open_error(&path).contains("not one of vmm-service"));
+        assert_eq!(std::fs::read(&path).unwrap(), before, "it is left alone");
     }
 
     #[test]

@@ -153,9 +153,8 @@ fn load(program: &[Instruction], hook: u32) -> io::Result<OwnedFd> {
     };
     // SAFETY: the request has the kernel's layout and size, and what it points
     // to lives until the call returns; the kernel only reads it.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_bpf, LOAD, &raw const request, size_of::<LoadRequest>())
-    };
+    let fd =
+        unsafe { libc::syscall(libc::SYS_bpf, LOAD, &raw const request, size_of::<LoadRequest>()) };
     let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
     if fd < 0 {
         return Err(io::Error::last_os_error());

@@ -40,7 +40,20 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     std::fs::rename(&scratch, path)?;
-    File::open(folder)?.sync_all()
+    sync_folder(folder)
+}
+
+/// Has the names that are in a folder survive a power cut, on file systems that
+/// know how; some say that they do not.
+///
+/// # Errors
+///
+/// When the folder cannot be read or the disk fails.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
 }
 
 /// Reads a whole file of ours, refusing links and more than `limit` bytes.
