@@ -21,7 +21,7 @@ use super::Publisher;
 use crate::command::{self, Commands};
 use crate::identity::Identity;
 use crate::sys::listen::Listener;
-use crate::sys::port::{self, AbsentHost, OpenError, Port};
+use crate::sys::port::{self, AbsentHost, OpenError, Port, Room};
 use back_off::BackOff;
 use session::Session;
 
@@ -54,7 +54,9 @@ enum Link {
 /// What waiting at an open port came to.
 enum Waited {
     Read(port::Read),
-    Writable,
+    Writable(Room),
+    /// The budget has something again.
+    Rested,
 }
 
 /// The channel to the host.
@@ -155,8 +157,8 @@ impl Channel {
             if session.has_told(&self.stages) {
                 break;
             }
-            if !session.outbox().is_empty() {
-                port.writable().await?;
+            if !session.outbox().is_empty() && port.writable().await? == Room::HostAway {
+                break;
             }
         }
         Ok(())
@@ -229,15 +231,12 @@ impl Channel {
                 continue;
             }
             let waits_to_write = !session.outbox().is_empty();
+            let paused_until = session.paused_until();
             let waited = tokio::select! {
                 biased;
                 read = port.read(&mut self.buffer[..]), if session.may_read() => Waited::Read(read?),
-                writable = port.writable(), if waits_to_write => {
-                    writable?;
-                    Waited::Writable
-                }
-                // Paused by the budget: the deadline ends it.
-                () = std::future::pending() => Waited::Writable,
+                room = port.writable(), if waits_to_write => Waited::Writable(room?),
+                () = rest_until(paused_until), if paused_until.is_some() => Waited::Rested,
             };
             match waited {
                 Waited::Read(port::Read::Data(read)) => {
@@ -253,7 +252,12 @@ impl Channel {
                     self.lose_host()?;
                     return Ok(None);
                 }
-                Waited::Writable => {
+                Waited::Rested => {}
+                Waited::Writable(Room::HostAway) => {
+                    self.lose_host()?;
+                    return Ok(None);
+                }
+                Waited::Writable(Room::Free) => {
                     flush(port, session)?;
                     if session.outbox().is_empty() {
                         // There may be a deadline now.
@@ -302,6 +306,14 @@ impl Channel {
         session.host_returned(&self.identity, &self.commands, Instant::now());
         self.link = Link::Open { port: absent.into_port()?, session };
         Ok(())
+    }
+}
+
+/// Waits for the end of a pause; for ever when there is none.
+async fn rest_until(paused_until: Option<Instant>) {
+    match paused_until {
+        Some(until) => tokio::time::sleep_until(until.into()).await,
+        None => std::future::pending().await,
     }
 }
 

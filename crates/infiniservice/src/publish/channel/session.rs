@@ -129,8 +129,12 @@ impl Session {
     }
 
     /// The host's end was closed: whoever comes next has to say hello, and what
-    /// waited was not for it.
+    /// waited was not for it. The session is a new one, because the port may
+    /// still hold what that host said, its confirmation of the old one included.
     pub(super) fn host_left(&mut self) {
+        self.id = random::hex_128();
+        self.heartbeat_seq = 0;
+        self.report_seq = 0;
         self.host = Host::Unknown;
         self.decoder = Decoder::default();
         self.outbox.clear();
@@ -178,8 +182,12 @@ impl Session {
     /// When there is something to do although nothing comes in.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let speaks = self.is_confirmed() && self.outbox.is_empty();
-        let heartbeat = speaks.then(|| self.last_event + self.heartbeat);
-        [heartbeat, self.paused_until].into_iter().flatten().min()
+        speaks.then(|| self.last_event + self.heartbeat)
+    }
+
+    /// Until when the host is not heard, because it sent more than its share.
+    pub(super) fn paused_until(&self) -> Option<Instant> {
+        self.paused_until
     }
 
     /// Looks at what was fed, until something has to be done about it.

@@ -141,6 +141,35 @@ async fn a_host_that_never_reads_costs_little_and_gets_the_newest() {
 }
 
 #[tokio::test]
+async fn a_host_that_floods_is_heard_again_after_a_pause() {
+    const PINGS: usize = 120_000;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.sock");
+    let mut channel = channel(&path);
+    // Nothing but the end of each pause wakes the channel here.
+    let answers = with_host(&mut channel, move || {
+        let mut stream = connect(&path);
+        greet(&mut stream, "flood");
+        let mut asking = stream.try_clone().unwrap();
+        let asker = std::thread::spawn(move || {
+            let pings = "{\"execute\":\"guest-ping\"}".repeat(1000);
+            for _ in 0..PINGS / 1000 {
+                asking.write_all(pings.as_bytes()).unwrap();
+            }
+        });
+        let (mut answers, mut buffer) = (0, [0; 64 * 1024]);
+        while answers < PINGS {
+            let read = stream.read(&mut buffer).unwrap();
+            answers += buffer[..read].iter().filter(|&&byte| byte == b'\n').count();
+        }
+        asker.join().unwrap();
+        answers
+    })
+    .await;
+    assert_eq!(answers, PINGS);
+}
+
+#[tokio::test]
 async fn last_words_end_when_they_are_written_or_nobody_listens() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agent.sock");

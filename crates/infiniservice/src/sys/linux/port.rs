@@ -66,6 +66,15 @@ pub enum Read {
     HostCameBack,
 }
 
+/// What waiting to write came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// A write may be taken.
+    Free,
+    /// Nobody is there to read it.
+    HostAway,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     VirtioSerial,
@@ -116,13 +125,13 @@ impl Port {
         if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice {
             return Err(OpenError::NotAPort(path.to_owned()));
         }
-        let fd = register(fd, BOTH).map_err(refused)?;
+        let fd = register(fd, Interest::READABLE).map_err(refused)?;
         Ok(Self { fd, kind: Kind::VirtioSerial })
     }
 
     /// Takes over a connection, which must not block.
     pub fn from_socket(socket: OwnedFd) -> io::Result<Self> {
-        Ok(Self { fd: register(socket, BOTH)?, kind: Kind::Socket })
+        Ok(Self { fd: register(socket, Interest::READABLE)?, kind: Kind::Socket })
     }
 
     /// Whether the port outlives its host's end, which may come back.
@@ -161,20 +170,20 @@ impl Port {
     pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         let piece = &bytes[..bytes.len().min(MAX_WRITE_BYTES)];
         loop {
-            let written =
-                self.fd.try_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, piece)?));
-            match written {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return other,
+            match rustix::io::write(&self.fd, piece) {
+                Err(Errno::AGAIN) => return Ok(0),
+                Err(Errno::INTR) => {}
+                other => return Ok(other?),
             }
         }
     }
 
-    /// Waits until a write may be taken.
-    pub async fn writable(&self) -> io::Result<()> {
-        self.fd.ready(Interest::WRITABLE).await?.retain_ready();
-        Ok(())
+    /// Waits until a write may be taken. Registered for this wait alone: a
+    /// standing registration would wake the agent each time the host reads.
+    pub async fn writable(&self) -> io::Result<Room> {
+        let room = register(rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)?, Interest::WRITABLE)?;
+        let ready = room.ready(Interest::WRITABLE).await?.ready();
+        Ok(if ready.is_write_closed() { Room::HostAway } else { Room::Free })
     }
 
     /// Gives the port up to wait for a host.
@@ -187,7 +196,7 @@ impl Port {
         // A duplicate, because a registration ends only by giving its
         // descriptor up; both are the same open port.
         let again = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)?;
-        self.fd = register(again, BOTH)?;
+        self.fd = register(again, Interest::READABLE)?;
         Ok(())
     }
 }
@@ -240,11 +249,9 @@ impl AbsentHost {
     /// The port, to be read and written again.
     pub fn into_port(self) -> io::Result<Port> {
         drop(self.watch);
-        Ok(Port { fd: register(self.port, BOTH)?, kind: Kind::VirtioSerial })
+        Ok(Port { fd: register(self.port, Interest::READABLE)?, kind: Kind::VirtioSerial })
     }
 }
-
-const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 /// Hands a descriptor to the runtime.
 fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
@@ -323,6 +330,21 @@ mod tests {
         assert!(matches!(Port::open(file.path()), Err(OpenError::NotAPort(_))));
         let gone = Path::new("/dev/vport99p99");
         assert!(matches!(Port::open(gone), Err(OpenError::Refused { .. })));
+    }
+
+    /// Otherwise an agent that has more to say than is taken would try again
+    /// and again for as long as the host is away.
+    #[tokio::test]
+    async fn room_to_write_is_told_from_a_host_that_left() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let port = Port::from_socket(ours.into()).unwrap();
+        assert_eq!(port.writable().await.unwrap(), Room::Free);
+        while port.write(&[b'x'; 1024]).unwrap() > 0 {}
+        let wait = Duration::from_millis(20);
+        assert!(tokio::time::timeout(wait, port.writable()).await.is_err());
+        drop(theirs);
+        assert_eq!(port.writable().await.unwrap(), Room::HostAway);
     }
 
     #[test]

@@ -133,6 +133,27 @@ fn nothing_is_executed_that_was_not_said_to_this_session() {
 }
 
 #[test]
+fn what_a_host_left_in_the_queue_is_not_said_to_the_next_session() {
+    let mut talk = Talk::confirmed();
+    let (earlier, commands) = (talk.session.id.clone(), talk.commands.allowed());
+    assert!(commands.contains(&"guest-shutdown".to_owned()));
+    talk.session.host_left();
+    talk.session.host_returned(&talk.identity, &talk.commands, talk.now);
+    // The confirmation of the earlier session, and a command behind it.
+    let stale = json!({
+        "protocols": [1], "session": "host", "peer_session": earlier, "heartbeat_s": 5,
+        "clock": {"seconds": 1, "microseconds": 0},
+    });
+    assert_eq!(talk.say(&json!({"execute": "agent-hello", "arguments": stale}).to_string()), None);
+    assert_eq!(talk.say(r#"{"execute":"guest-shutdown","id":1}"#), None);
+    assert!(!talk.session.is_confirmed());
+    // A new session counts from 1.
+    assert_eq!(talk.hello("next", true), Some(Effect::Collect));
+    talk.listen();
+    assert_eq!(reports(&talk.speak(&json!({"cpu": {"online": 1}}), &[]))[0].seq, 1);
+}
+
+#[test]
 fn another_host_has_to_confirm_again_and_is_told_everything_again() {
     let mut talk = Talk::confirmed();
     let stages = [Lifecycle { stage: Stage::KernelStarted, uptime_ms: 0, detail: None }];
