@@ -248,15 +248,11 @@ impl Channel {
                     session.host_left();
                     session.host_returned(&self.identity, &self.commands, Instant::now());
                 }
-                Waited::Read(port::Read::HostAway) => {
+                Waited::Read(port::Read::HostAway) | Waited::Writable(Room::HostAway) => {
                     self.lose_host()?;
                     return Ok(None);
                 }
                 Waited::Rested => {}
-                Waited::Writable(Room::HostAway) => {
-                    self.lose_host()?;
-                    return Ok(None);
-                }
                 Waited::Writable(Room::Free) => {
                     flush(port, session)?;
                     if session.outbox().is_empty() {
