@@ -9,10 +9,10 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use vmm_api::operation::Operation;
-use vmm_api::problem::Problem;
 use vmm_api::vm::{RestartRequest, StopRequest};
 
 use super::Context;
+use super::answers::{Acting, Telling};
 use super::body::OptionalBody;
 use super::problem::Result;
 use super::vms::find;
@@ -43,7 +43,7 @@ fn force_after(seconds: Option<u32>) -> Option<Duration> {
 /// Boots a VM that does not run.
 #[utoipa::path(post, path = "/vms/{id}/start", tag = "actions",
     params(("id" = String, Path, description = "UUID or name")),
-    responses((status = 202, body = Operation), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    responses((status = 202, description = "The work that was begun", body = Operation), Acting))]
 pub async fn start(State(context): State<Context>, Path(id): Path<String>) -> Result<Response> {
     act(&context, &id, Request::Start).await
 }
@@ -52,7 +52,7 @@ pub async fn start(State(context): State<Context>, Path(id): Path<String>) -> Re
 /// the power button. Killed after the deadline.
 #[utoipa::path(post, path = "/vms/{id}/stop", tag = "actions", request_body = Option<StopRequest>,
     params(("id" = String, Path, description = "UUID or name")),
-    responses((status = 202, body = Operation), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    responses((status = 202, description = "The work that was begun", body = Operation), Telling))]
 pub async fn stop(
     State(context): State<Context>,
     Path(id): Path<String>,
@@ -65,7 +65,7 @@ pub async fn stop(
 /// Reboots the guest, in the same process unless `cold`.
 #[utoipa::path(post, path = "/vms/{id}/restart", tag = "actions", request_body = Option<RestartRequest>,
     params(("id" = String, Path, description = "UUID or name")),
-    responses((status = 202, body = Operation), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    responses((status = 202, description = "The work that was begun", body = Operation), Telling))]
 pub async fn restart(
     State(context): State<Context>,
     Path(id): Path<String>,
@@ -78,7 +78,7 @@ pub async fn restart(
 /// Stops a VM's processors; everything else stays as it is.
 #[utoipa::path(post, path = "/vms/{id}/pause", tag = "actions",
     params(("id" = String, Path, description = "UUID or name")),
-    responses((status = 202, body = Operation), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    responses((status = 202, description = "The work that was begun", body = Operation), Acting))]
 pub async fn pause(State(context): State<Context>, Path(id): Path<String>) -> Result<Response> {
     act(&context, &id, Request::Pause).await
 }
@@ -86,7 +86,7 @@ pub async fn pause(State(context): State<Context>, Path(id): Path<String>) -> Re
 /// Lets a paused VM's processors run again.
 #[utoipa::path(post, path = "/vms/{id}/resume", tag = "actions",
     params(("id" = String, Path, description = "UUID or name")),
-    responses((status = 202, body = Operation), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    responses((status = 202, description = "The work that was begun", body = Operation), Acting))]
 pub async fn resume(State(context): State<Context>, Path(id): Path<String>) -> Result<Response> {
     act(&context, &id, Request::Resume).await
 }
@@ -94,7 +94,7 @@ pub async fn resume(State(context): State<Context>, Path(id): Path<String>) -> R
 /// Ends a VM's process at once. What its guest had not written is lost.
 #[utoipa::path(post, path = "/vms/{id}/kill", tag = "actions",
     params(("id" = String, Path, description = "UUID or name")),
-    responses((status = 202, body = Operation), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    responses((status = 202, description = "The work that was begun", body = Operation), Acting))]
 pub async fn kill(State(context): State<Context>, Path(id): Path<String>) -> Result<Response> {
     act(&context, &id, Request::Kill).await
 }

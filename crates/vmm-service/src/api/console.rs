@@ -13,9 +13,9 @@ use bytes::Bytes;
 use futures_util::stream;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use vmm_api::problem::Problem;
 
 use super::Context;
+use super::answers::Asking;
 use super::problem::{ApiError, Result};
 use super::vms::find;
 
@@ -27,8 +27,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 #[utoipa::path(get, path = "/vms/{id}/console/log", tag = "guest",
     params(("id" = String, Path, description = "UUID or name"),
            ("tail_bytes" = Option<u64>, Query, description = "Only the newest so many bytes")),
-    responses((status = 200, description = "The console's bytes", content_type = "application/octet-stream"),
-              (status = 404, description = "There is no such VM", body = Problem)))]
+    responses((status = 200, description = "The console's bytes", content_type = "application/octet-stream"), Asking))]
 pub async fn log(
     State(context): State<Context>,
     Path(id): Path<String>,

@@ -10,9 +10,9 @@ use axum::response::sse::{self, KeepAlive, Sse};
 use futures_util::stream::{self, Stream, StreamExt};
 use jiff::Timestamp;
 use vmm_api::event::{Event, EventId, EventKind};
-use vmm_api::problem::Problem;
 
 use super::Context;
+use super::answers::Asking;
 use super::problem::{ApiError, Result};
 use super::vms::find;
 use crate::events::{Next, Subscriber};
@@ -28,9 +28,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
     params(("Last-Event-ID" = Option<String>, Header, description = "Go on after this event"),
            ("since" = Option<String>, Query, description = "The same, for callers that cannot set headers"),
            ("vm" = Option<String>, Query, description = "Only this VM's events: UUID or name")),
-    responses((status = 200, description = "Events", content_type = "text/event-stream", body = Event),
-              (status = 400, description = "A parameter is wrong", body = Problem),
-              (status = 404, description = "There is no such VM", body = Problem)))]
+    responses((status = 200, description = "Events", content_type = "text/event-stream", body = Event), Asking))]
 pub async fn events(
     State(context): State<Context>,
     Query(query): Query<HashMap<String, String>>,

@@ -2,6 +2,7 @@
 //! resource; the only folder that knows status codes.
 
 mod actions;
+mod answers;
 mod body;
 mod console;
 mod doors;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use vmm_api::problem::Problem;
 
 pub use doors::{serve_tcp, serve_unix};
 
@@ -61,10 +63,13 @@ impl Context {
 }
 
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "vmm-service",
-    description = "Runs virtual machines on this host and shows what happens inside them."
-))]
+#[openapi(
+    info(
+        title = "vmm-service",
+        description = "Runs virtual machines on this host and shows what happens inside them."
+    ),
+    components(schemas(Problem))
+)]
 struct Document;
 
 /// Every route, for callers that were recognised.
@@ -80,7 +85,7 @@ fn everything(context: Context) -> Router {
 
 /// This document: every route, its parameters and what it answers.
 #[utoipa::path(get, path = "/openapi.json", tag = "daemon",
-    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")))]
+    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json"), answers::Plain))]
 async fn openapi(document: axum::Extension<Arc<utoipa::openapi::OpenApi>>) -> Response {
     axum::Json(document.0.as_ref()).into_response()
 }

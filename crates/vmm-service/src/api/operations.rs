@@ -7,9 +7,9 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use uuid::Uuid;
 use vmm_api::operation::Operation;
-use vmm_api::problem::Problem;
 
 use super::Context;
+use super::answers::Asking;
 use super::problem::{ApiError, Result};
 
 /// The longest that one request may wait for an operation's end, in seconds.
@@ -19,8 +19,7 @@ const MAX_WAIT_S: u64 = 60;
 #[utoipa::path(get, path = "/operations/{id}", tag = "operations",
     params(("id" = Uuid, Path, description = "The operation"),
            ("wait_s" = Option<u64>, Query, description = "Answer when it ended, after at most so many seconds (0 to 60)")),
-    responses((status = 200, description = "The operation", body = Operation),
-              (status = 404, description = "There is no such operation", body = Problem)))]
+    responses((status = 200, description = "The operation", body = Operation), Asking))]
 pub async fn get(
     State(context): State<Context>,
     Path(id): Path<String>,

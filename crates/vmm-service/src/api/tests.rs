@@ -72,8 +72,15 @@ impl Api {
         send(UnixStream::connect(&self.socket).await.unwrap(), request).await
     }
 
+    /// Sends a request; its answer must be one that the document names.
     async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
-        read(self.stream(request).await).await
+        let (method, path) = (request.method().as_str().to_lowercase(), request.uri().path());
+        let documented = documented(&method, path);
+        let answer = read(self.stream(request).await).await;
+        if let Some(statuses) = documented {
+            assert!(statuses.contains(&answer.status.to_string()), "{method}: {}", answer.status);
+        }
+        answer
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -92,6 +99,19 @@ impl Api {
         let ended = self.get(&format!("{operation}?wait_s=20")).await.json();
         assert_eq!(ended["state"], "succeeded", "{ended}");
     }
+}
+
+/// The statuses that the document names for a request, if it names the request.
+fn documented(method: &str, path: &str) -> Option<BTreeSet<String>> {
+    let document = serde_json::to_value(routed().into_openapi()).unwrap();
+    let is = |template: &str| {
+        let (template, path) = (template.split('/'), path.split('/'));
+        template.clone().count() == path.clone().count()
+            && template.zip(path).all(|(named, part)| named == part || named.starts_with('{'))
+    };
+    let (_, methods) = document["paths"].as_object().unwrap().iter().find(|(path, _)| is(path))?;
+    let responses = methods.get(method)?["responses"].as_object().unwrap();
+    Some(responses.keys().cloned().collect())
 }
 
 fn request(method: &str, path: &str, body: Option<String>) -> Request<Full<Bytes>> {
@@ -317,6 +337,12 @@ async fn every_route_is_in_the_document_and_answers() {
     let api = Api::new().await;
     let document = api.get("/openapi.json").await.json();
     assert_eq!(document["openapi"].as_str().unwrap().split('.').next(), Some("3"));
+    let text = document.to_string();
+    for name in text.split("#/components/schemas/").skip(1).map(|rest| rest.split('"').next()) {
+        assert!(document["components"]["schemas"][name.unwrap()].is_object(), "{name:?}");
+    }
+    let refused = &document["paths"]["/vms"]["post"]["responses"]["422"]["content"];
+    assert!(refused["application/problem+json"].is_object(), "{refused}");
     let mut documented = BTreeSet::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {

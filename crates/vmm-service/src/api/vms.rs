@@ -8,10 +8,10 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 use vmm_api::operation::Operation;
-use vmm_api::problem::Problem;
 use vmm_api::vm::{self, Vm, VmList, VmSpec};
 
 use super::actions::accepted;
+use super::answers::{Acting, Creating, Listing, Reading};
 use super::body::JsonBody;
 use super::problem::{ApiError, Result};
 use super::{Context, idempotency};
@@ -36,8 +36,7 @@ pub fn find(context: &Context, id: &str) -> Result<Uuid> {
         ("name" = Option<String>, Query, description = "Only VMs whose name begins so"),
         ("label" = Option<String>, Query, description = "Only VMs with this label, as key:value"),
     ),
-    responses((status = 200, description = "A page of VMs", body = VmList),
-              (status = 400, description = "A parameter is wrong", body = Problem)))]
+    responses((status = 200, description = "A page of VMs", body = VmList), Listing))]
 pub async fn list(
     State(context): State<Context>,
     Query(query): Query<HashMap<String, String>>,
@@ -54,9 +53,7 @@ pub async fn list(
 #[utoipa::path(post, path = "/vms", tag = "vms", request_body = VmSpec,
     params(("Idempotency-Key" = Option<String>, Header,
             description = "Repeats of one request with one key make one VM")),
-    responses((status = 201, description = "The VM", body = Vm),
-              (status = 409, description = "The name is taken", body = Problem),
-              (status = 422, description = "Every wrong field", body = Problem)))]
+    responses((status = 201, description = "The VM", body = Vm), Creating))]
 pub async fn create(
     State(context): State<Context>,
     headers: HeaderMap,
@@ -76,9 +73,9 @@ pub async fn create(
 
 /// Makes a VM; the same as POST /vms.
 #[utoipa::path(post, path = "/vm/create", tag = "vms", request_body = VmSpec,
-    responses((status = 201, description = "The VM", body = Vm),
-              (status = 409, description = "The name is taken", body = Problem),
-              (status = 422, description = "Every wrong field", body = Problem)))]
+    params(("Idempotency-Key" = Option<String>, Header,
+            description = "Repeats of one request with one key make one VM")),
+    responses((status = 201, description = "The VM", body = Vm), Creating))]
 pub async fn create_alias(
     context: State<Context>,
     headers: HeaderMap,
@@ -90,8 +87,7 @@ pub async fn create_alias(
 /// One VM.
 #[utoipa::path(get, path = "/vms/{id}", tag = "vms",
     params(("id" = String, Path, description = "UUID or name")),
-    responses((status = 200, description = "The VM", body = Vm),
-              (status = 404, description = "There is no such VM", body = Problem)))]
+    responses((status = 200, description = "The VM", body = Vm), Reading))]
 pub async fn get(State(context): State<Context>, Path(id): Path<String>) -> Result<Json<Vm>> {
     let found = find(&context, &id)?;
     context.registry.vm(found).map(Json).ok_or_else(|| ApiError::no_such_vm(&id))
@@ -100,9 +96,7 @@ pub async fn get(State(context): State<Context>, Path(id): Path<String>) -> Resu
 /// Deletes a VM that does not run. Its disks are the operator's and stay.
 #[utoipa::path(delete, path = "/vms/{id}", tag = "vms",
     params(("id" = String, Path, description = "UUID or name")),
-    responses((status = 202, description = "The work that was begun", body = Operation),
-              (status = 404, description = "There is no such VM", body = Problem),
-              (status = 409, description = "It runs", body = Problem)))]
+    responses((status = 202, description = "The work that was begun", body = Operation), Acting))]
 pub async fn delete(State(context): State<Context>, Path(id): Path<String>) -> Result<Response> {
     let id = find(&context, &id)?;
     Ok(accepted(context.registry.request(id, Request::Delete).await?))

@@ -279,7 +279,9 @@ impl Monitor {
         self.lines += 1;
         if self.lines > MOST_LINES {
             self.hang_up();
-            return self.lose(format!("the monitor said more than {MOST_LINES} lines at once")).await;
+            return self
+                .lose(format!("the monitor said more than {MOST_LINES} lines at once"))
+                .await;
         }
         if self.is_lost {
             self.is_lost = false;
