@@ -173,6 +173,9 @@ impl Open {
                     Err(_) => Next::Unknown { kind: message.kind },
                 });
             }
+            if let Some(place) = self.parser.place() {
+                *last_id = Some(place.clone());
+            }
             let piece: Bytes = self
                 .connection
                 .chunk(&mut self.body)

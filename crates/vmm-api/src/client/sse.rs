@@ -35,6 +35,8 @@ pub(super) struct Parser {
     /// Each line of `data:` with a line feed after it.
     data: String,
     id: Option<String>,
+    /// `id` as of the last empty line, whether or not an event ended there.
+    place: Option<String>,
     ready: VecDeque<Message>,
 }
 
@@ -61,6 +63,12 @@ impl Parser {
     /// The next whole event.
     pub(super) fn next_message(&mut self) -> Option<Message> {
         self.ready.pop_front()
+    }
+
+    /// Where the stream is, which it also says without an event. Events that
+    /// were not taken yet lie before it.
+    pub(super) fn place(&self) -> Option<&String> {
+        self.place.as_ref()
     }
 
     fn end_line(&mut self) {
@@ -92,6 +100,7 @@ impl Parser {
     fn end_event(&mut self) {
         let kind = std::mem::take(&mut self.kind);
         let mut data = std::mem::take(&mut self.data);
+        self.place.clone_from(&self.id);
         if data.pop().is_none() {
             return;
         }
@@ -105,6 +114,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_place_is_told_without_an_event() {
+        let mut parser = Parser::default();
+        parser.feed(b"id: a-1\n").unwrap();
+        assert_eq!(parser.place(), None, "it holds from the empty line on");
+        parser.feed(b"\n").unwrap();
+        assert_eq!(parser.place().map(String::as_str), Some("a-1"));
+        assert_eq!(parser.next_message(), None);
+    }
 
     fn parse(pieces: &[&[u8]]) -> Vec<Message> {
         let mut parser = Parser::default();

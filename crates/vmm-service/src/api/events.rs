@@ -23,7 +23,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What happens from now on, or since an event that the caller saw. A caller
 /// that reads too slowly is told how many events it missed, in an event
-/// `missed` that has no id of its own.
+/// `missed` that has no id of its own. A stream from now on begins with an id
+/// without an event: the place to come back to until there is a later one.
 #[utoipa::path(get, path = "/events", tag = "events",
     params(("Last-Event-ID" = Option<String>, Header, description = "Go on after this event"),
            ("since" = Option<String>, Query, description = "The same, for callers that cannot set headers"),
@@ -45,7 +46,12 @@ pub async fn events(
         subscriber = subscriber.only(find(&context, vm)?);
     }
     let shutdown = context.shutdown.clone().cancelled_owned();
-    let stream = stream::unfold(subscriber, next).take_until(shutdown).map(Ok);
+    // A caller that loses the connection before the first event comes back to
+    // where it began, and not to some later now.
+    let begin = sse::Event::default().id(subscriber.place().to_string());
+    let begin = stream::iter(since.is_none().then_some(begin));
+    let events = stream::unfold(subscriber, next);
+    let stream = begin.chain(events).take_until(shutdown).map(Ok);
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 

@@ -289,9 +289,15 @@ async fn lists_have_pages_and_filters() {
 async fn events_are_streamed_resumed_and_end_with_the_daemon() {
     let api = Api::new().await;
     let mut live = api.stream(request("GET", "/events", None)).await.into_body();
+    let mut frame = async || {
+        let frame = tokio::time::timeout(LIMIT, live.frame()).await.unwrap().unwrap().unwrap();
+        String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
+    };
+    let begin = frame().await;
+    let place = begin.strip_prefix("id: ").unwrap().trim_end().to_owned();
+    assert!(!begin.contains("data:"), "it is no event: {begin}");
     api.post("/vms", &api.spec("web")).await;
-    let frame = tokio::time::timeout(LIMIT, live.frame()).await.unwrap().unwrap().unwrap();
-    let text = String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap();
+    let text = frame().await;
     assert!(text.contains("event: created\n"), "{text}");
     let id = text.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
     api.does("/vms/web/start").await;
@@ -299,10 +305,13 @@ async fn events_are_streamed_resumed_and_end_with_the_daemon() {
     let mut resumed = request("GET", "/events", None);
     resumed.headers_mut().insert("last-event-id", id.parse().unwrap());
     let resumed = api.stream(resumed).await;
+    let again = api.stream(request("GET", &format!("/events?since={place}"), None)).await;
     let stale = api.stream(request("GET", "/events?since=00000000-7&vm=web", None)).await;
     api.shutdown.cancel();
     let text = read(resumed).await.text;
     assert!(text.contains("event: state\n") && !text.contains("event: created\n"), "{text}");
+    let text = read(again).await.text;
+    assert!(text.starts_with("id: ") && text.contains("event: created\n"), "{text}");
     let text = read(stale).await.text;
     assert!(text.starts_with("event: missed\n"), "{text}");
     drop(live);

@@ -179,6 +179,12 @@ impl Subscriber {
         self
     }
 
+    /// The place right before what comes next: to subscribe since it is to go
+    /// on from here.
+    pub fn place(&self) -> EventId {
+        EventId { epoch: self.shared.epoch.clone(), sequence: self.next - 1 }
+    }
+
     /// Waits for the next thing. Cancel-safe.
     pub async fn next(&mut self) -> Next {
         let shared = Arc::clone(&self.shared);
