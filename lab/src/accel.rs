@@ -34,7 +34,8 @@ impl Accelerator {
     }
 
     fn parse(name: &str) -> Option<Self> {
-        match name.trim() {
+        // The daemon says why in a second line.
+        match name.lines().next()?.trim() {
             "kvm" => Some(Self::Kvm),
             "tcg" => Some(Self::Tcg),
             _ => None,
@@ -73,6 +74,8 @@ mod tests {
         for accelerator in [Accelerator::Kvm, Accelerator::Tcg] {
             assert_eq!(Accelerator::parse(accelerator.as_str()), Some(accelerator));
         }
+        assert_eq!(Accelerator::parse("tcg\nthere is no kvm\n"), Some(Accelerator::Tcg));
         assert_eq!(Accelerator::parse("hvf"), None);
+        assert_eq!(Accelerator::parse(""), None);
     }
 }

@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::hypervisor::Hypervisor;
-use crate::hypervisor::qemu::QemuHypervisor;
+use crate::hypervisor::qemu::{QemuHypervisor, Verdict};
 
 /// What runs the machines, opened.
 pub struct Machines {
@@ -31,8 +31,8 @@ pub async fn open(config: &Config) -> Result<Machines> {
 }
 
 /// What guests would run on: `kvm` or `tcg`.
-pub async fn accelerator(config: &Config) -> Result<&'static str> {
+pub async fn accelerator(config: &Config) -> Result<Verdict> {
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let qemu = QemuHypervisor::open(&config.qemu, tasks, shutdown).await?;
-    Ok(qemu.accel().accel.word())
+    Ok(qemu.accel().clone())
 }

@@ -38,7 +38,7 @@ struct Arguments {
     /// Check the configuration, report every mistake, and leave
     #[arg(long)]
     check_config: bool,
-    /// Say what guests run on, kvm or tcg, and leave
+    /// Say what guests run on, kvm or tcg, and in a second line why, and leave
     #[arg(long, conflicts_with = "check_config")]
     check_accel: bool,
 }
@@ -89,7 +89,8 @@ fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         if arguments.check_accel {
-            println!("{}", machines::accelerator(config).await?);
+            let verdict = machines::accelerator(config).await?;
+            println!("{}\n{}", verdict.accel.word(), verdict.why);
             return Ok(());
         }
         app::App::build(config).await?.run().await

@@ -41,7 +41,11 @@ impl BoundedLog {
             }
             let room = usize::try_from(self.limit - self.size).unwrap_or(usize::MAX);
             let (now, later) = bytes.split_at(bytes.len().min(room.max(1)));
-            self.file.write_all(now)?;
+            if let Err(error) = self.file.write_all(now) {
+                // A part of it may have found room.
+                self.size = self.file.metadata().map_or(self.size, |metadata| metadata.len());
+                return Err(error);
+            }
             self.size += now.len() as u64;
             bytes = later;
         }
@@ -51,7 +55,11 @@ impl BoundedLog {
     fn rotate(&mut self) -> io::Result<()> {
         let mut older = self.path.as_os_str().to_owned();
         older.push(".1");
-        std::fs::rename(&self.path, older)?;
+        match std::fs::rename(&self.path, older) {
+            // The last time it was moved and no new one could be made.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            moved => moved?,
+        }
         self.file = append_private(&self.path)?;
         self.size = 0;
         Ok(())
@@ -86,6 +94,16 @@ mod tests {
             prop_assert!(all.ends_with(&kept));
             prop_assert!(kept.len() as u64 >= limit.min(all.len() as u64));
         }
+    }
+
+    #[test]
+    fn a_log_that_was_taken_away_begins_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = BoundedLog::begin(dir.path(), "log", 4).unwrap();
+        log.append(b"1234").unwrap();
+        std::fs::remove_file(dir.path().join("log")).unwrap();
+        log.append(b"56").unwrap();
+        assert_eq!(std::fs::read(dir.path().join("log")).unwrap(), b"56");
     }
 
     #[test]

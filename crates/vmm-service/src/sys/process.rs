@@ -142,6 +142,11 @@ impl Fingerprint {
         Ok(Self { pid, start_time: stat(pid)?.start_time, boot_id: boot_id()? })
     }
 
+    /// That of a process which is gone, in the boot of another that is not.
+    pub fn nobody(other: &Self) -> Self {
+        Self { pid: 0, start_time: 0, boot_id: other.boot_id.clone() }
+    }
+
     /// Whether the process is still there, and whether it is the one whose
     /// arguments hold `token`.
     pub fn identify(&self, token: &str) -> Identity {
@@ -185,13 +190,13 @@ pub enum Identity {
     Unknown(String),
 }
 
-/// A process that has `token` among its arguments, if there is one: the search
-/// for a process of which no record was written.
+/// The process of the user `uid` that has `token` among its arguments, if there
+/// is one: the search for a process of which no record was written.
 ///
 /// # Errors
 ///
-/// When the processes cannot be listed.
-pub fn find(token: &str) -> io::Result<Option<u32>> {
+/// When the processes cannot be listed, or one of that user cannot be told.
+pub fn find(token: &str, uid: u32) -> io::Result<Option<Fingerprint>> {
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
@@ -199,11 +204,30 @@ pub fn find(token: &str) -> io::Result<Option<u32>> {
         };
         // One that ended meanwhile is not the one that is looked for.
         let Ok(arguments) = std::fs::read(entry.path().join("cmdline")) else { continue };
-        if holds(&arguments, token.as_bytes()) {
-            return Ok(Some(pid));
+        if user_of(pid) != Some(uid) {
+            continue;
+        }
+        // A program shows its arguments a little after it has begun.
+        if arguments.is_empty() && stat(pid).is_ok_and(|stat| !stat.is_dead) {
+            return Err(io::Error::other(format!("process {pid} shows no arguments")));
+        }
+        if !holds(&arguments, token.as_bytes()) {
+            continue;
+        }
+        if let Ok(fingerprint) = Fingerprint::of(pid) {
+            return Ok(Some(fingerprint));
         }
     }
     Ok(None)
+}
+
+/// The user under whom a process runs, for good: real, effective and saved.
+fn user_of(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let mut ids = ids.split_ascii_whitespace();
+    let first = ids.next()?;
+    ids.all(|id| id == first).then(|| first.parse().ok())?
 }
 
 /// Identifies this boot of the host.
@@ -294,6 +318,28 @@ mod tests {
         pidfd.reap();
         assert!(!pidfd.kill().unwrap());
         assert!(child.wait().is_err(), "reaped already");
+    }
+
+    #[test]
+    fn a_process_is_found_by_its_arguments_and_its_user() {
+        use std::os::unix::process::CommandExt as _;
+
+        let uid = 1_900_009_997;
+        let mut command = std::process::Command::new("sleep");
+        let mut child = command.args(["60", "0.25"]).uid(uid).gid(uid).spawn().unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let found = loop {
+            match find("0.25", uid) {
+                Ok(found) => break found.unwrap(),
+                Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+            }
+        };
+        assert_eq!(found, Fingerprint::of(child.id()).unwrap());
+        assert_eq!(find("0.25", uid + 1).unwrap(), None, "anybody can have such arguments");
+        assert_eq!(find("0.26", uid).unwrap(), None);
+        assert!(matches!(Fingerprint::nobody(&found).identify("60"), Identity::Gone(_)));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -16,10 +16,11 @@ use serde::{Deserialize, Serialize};
 
 use super::command_line::{Accel, SANDBOX};
 use super::config::AccelChoice;
+use super::plan::OPEN_FILES;
 use crate::keeper::records;
 use crate::sys::confine::{self, Confinement, User};
 use crate::sys::process::{Pidfd, boot_id};
-use crate::sys::{descriptor, files};
+use crate::sys::{descriptor, files, kvm};
 
 /// Where the answer is remembered, beside the machines' folders.
 const RECORD: &str = "accel.json";
@@ -52,6 +53,9 @@ pub struct Verdict {
 #[derive(Serialize, Deserialize)]
 struct Remembered {
     boot_id: String,
+    /// Who could open the device then.
+    #[serde(default)]
+    door: String,
     qemu: std::path::PathBuf,
     verdict: Verdict,
 }
@@ -79,10 +83,15 @@ pub(super) fn decide(
 }
 
 fn remembered(qemu: &Path, user: &User, memory: &Path) -> io::Result<Verdict> {
-    let boot_id = boot_id()?;
+    let door = kvm::door();
+    if let Some(why) = door.closed() {
+        return Ok(Verdict { accel: Accel::Tcg, why });
+    }
+    let (boot_id, door) = (boot_id()?, door.to_string());
     // An answer that cannot be read is asked for again.
     if let Ok(Some(known)) = records::read::<Remembered>(memory, RECORD)
         && known.boot_id == boot_id
+        && known.door == door
         && known.qemu == qemu
     {
         return Ok(known.verdict);
@@ -101,7 +110,7 @@ fn remembered(qemu: &Path, user: &User, memory: &Path) -> io::Result<Verdict> {
     records::write(
         memory,
         RECORD,
-        &Remembered { boot_id, qemu: qemu.to_owned(), verdict: verdict.clone() },
+        &Remembered { boot_id, door, qemu: qemu.to_owned(), verdict: verdict.clone() },
     )?;
     Ok(verdict)
 }
@@ -126,7 +135,7 @@ fn probe(
     let confinement = Confinement {
         user,
         empty_network: true,
-        open_files: 64,
+        open_files: OPEN_FILES,
         descriptors: &[firmware.as_raw_fd()],
     };
     let mut child = confine::spawn(qemu, &arguments, OwnedFd::from(output), &confinement)?;
@@ -143,9 +152,9 @@ fn probe(
     if status.code() == Some(EXPECTED_STATUS) {
         return Ok(Probe::Booted);
     }
-    let mut complaint = String::new();
-    File::from(OwnedFd::from(complaints)).take(COMPLAINT).read_to_string(&mut complaint)?;
-    let complaint = complaint.replace(['\n', '\r'], " ");
+    let mut complaint = Vec::new();
+    File::from(OwnedFd::from(complaints)).take(COMPLAINT).read_to_end(&mut complaint)?;
+    let complaint = String::from_utf8_lossy(&complaint).replace(|c: char| c.is_control(), " ");
     let end = match (status.code(), status.signal()) {
         (Some(code), _) => format!("QEMU ended with status {code}"),
         (None, signal) => format!("QEMU ended by signal {}", signal.unwrap_or_default()),
@@ -215,13 +224,24 @@ mod tests {
     #[test]
     fn the_answer_is_remembered_for_this_boot_and_this_qemu() {
         let dir = tempfile::tempdir().unwrap();
-        let known = Verdict { accel: Accel::Kvm, why: "a test wrote it".into() };
-        let record =
-            |boot_id: String| Remembered { boot_id, qemu: QEMU.into(), verdict: known.clone() };
-        records::write(dir.path(), RECORD, &record(boot_id().unwrap())).unwrap();
         let ask = || decide(AccelChoice::Auto, Path::new(QEMU), &own_user(), dir.path()).unwrap();
+        if let Some(why) = kvm::door().closed() {
+            assert_eq!(ask(), Verdict { accel: Accel::Tcg, why });
+            assert!(!dir.path().join(RECORD).exists(), "a closed door is looked at each time");
+            return;
+        }
+        let known = Verdict { accel: Accel::Kvm, why: "a test wrote it".into() };
+        let record = |boot_id: String, door: &str| {
+            let (door, verdict) = (door.to_owned(), known.clone());
+            let record = Remembered { boot_id, door, qemu: QEMU.into(), verdict };
+            records::write(dir.path(), RECORD, &record).unwrap();
+        };
+        let (now, door) = (boot_id().unwrap(), kvm::door().to_string());
+        record(now.clone(), &door);
         assert_eq!(ask(), known);
-        records::write(dir.path(), RECORD, &record("an earlier boot".into())).unwrap();
+        record(now, "another");
+        assert_ne!(ask().why, known.why);
+        record("an earlier boot".into(), &door);
         let fresh = ask();
         assert_ne!(fresh.why, known.why);
         assert_eq!(ask(), fresh);

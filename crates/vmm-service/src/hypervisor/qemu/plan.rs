@@ -19,7 +19,7 @@ use crate::sys::files::{self, Access, OpenError};
 
 /// How many files QEMU may open: its disks, its sockets, and the connections of
 /// its user network.
-const OPEN_FILES: u64 = 4096;
+pub(super) const OPEN_FILES: u64 = 4096;
 
 /// QEMU's own log is short unless something is wrong.
 const QEMU_LOG_BYTES: u64 = 64 << 10;

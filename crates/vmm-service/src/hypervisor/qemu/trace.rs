@@ -84,18 +84,31 @@ fn unrecorded(dir: &Path) -> Trace {
             ));
         }
     };
-    match files::lock_dir(dir) {
-        Ok(Some(_)) => {}
+    // Held until the record is there: no other keeper comes in between.
+    let _lock = match files::lock_dir(dir) {
+        Ok(Some(lock)) => lock,
         Ok(None) => return unknown("a keeper is starting the machine".into()),
         Err(error) => return unknown(format!("{} cannot be locked: {error}", dir.display())),
-    }
-    match process::find(&identity(&launch.token)) {
+    };
+    match process::find(&identity(&launch.token), launch.user.uid) {
         Ok(None) => Trace::Gone,
-        Ok(Some(pid)) => unknown(format!(
-            "process {pid} is this machine by its arguments, but nobody recorded its start; \
-             end it with kill {pid} if it is not wanted"
+        Ok(Some(fingerprint)) => recovered(dir, launch, fingerprint),
+        Err(error) => unknown(format!("the machine's process cannot be looked for: {error}")),
+    }
+}
+
+/// Writes the record that the keeper could not write any more. What the process
+/// has among its arguments anybody could have; its user only this machine has.
+fn recovered(dir: &Path, launch: LaunchRecord, qemu: Fingerprint) -> Trace {
+    let keeper = Fingerprint::nobody(&qemu);
+    let record = RunRecord { token: launch.token, qemu, keeper, companions: Vec::new() };
+    match records::write(dir, records::RUN, &record) {
+        Ok(()) => of_record(record),
+        Err(error) => unknown(format!(
+            "process {} is this machine, but {} could not be written: {error}",
+            record.qemu.pid,
+            dir.join(records::RUN).display()
         )),
-        Err(error) => unknown(format!("the processes cannot be listed: {error}")),
     }
 }
 
