@@ -26,8 +26,8 @@ pub struct Request {
     /// The command's arguments; absent means an empty object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arguments: Option<Value>,
-    /// Echoed in the reply. May be any JSON value, as in QMP.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Echoed in the reply. May be any JSON value, as in QMP, null too.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub id: Option<Value>,
 }
 
@@ -189,4 +189,9 @@ pub enum GuestMessage {
     Event(TimedEvent),
     /// A command was answered.
     Reply(Reply),
+}
+
+/// A member that is there, whatever it holds: null is not absence.
+fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
 }

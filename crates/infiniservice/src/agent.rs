@@ -132,7 +132,7 @@ impl Agent {
     async fn turn_off(&mut self, mode: PowerMode, id: Option<Value>) {
         self.boot.begin_shutdown();
         self.say_last_words().await;
-        if let Err(error) = power::turn_off(mode) {
+        if let Err(error) = power::turn_off(mode).await {
             tracing::error!(%error, "The machine could not be told to go down.");
             self.boot.abandon_shutdown();
             self.channel.tell_stages(self.boot.stages());

@@ -110,7 +110,7 @@ impl<'de> Visitor<'de> for Envelope {
                 }
                 Member::Return => self.outcome = Some(Outcome::Return(map.next_value()?)),
                 Member::Error => self.outcome = Some(Outcome::Error(map.next_value()?)),
-                Member::Id => once(&mut self.id, "id", map.next_value()?)?,
+                Member::Id => once(&mut self.id, "id", map.next_value::<Value>()?)?,
                 Member::Unknown => {
                     map.next_value::<IgnoredAny>()?;
                 }

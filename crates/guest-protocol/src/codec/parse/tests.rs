@@ -38,7 +38,7 @@ fn the_members_may_come_in_any_order() {
 
 #[test]
 fn a_reply_keeps_any_id() {
-    for id in [json!(1), json!("x"), json!([null]), json!({"a": 1})] {
+    for id in [json!(1), json!("x"), json!([null]), json!({"a": 1}), Value::Null] {
         let text = json!({"return": {}, "id": id}).to_string();
         let reply = Reply { outcome: Outcome::Return(json!({})), id: Some(id) };
         assert_eq!(parse_guest_message(text.as_bytes()), Ok(GuestMessage::Reply(reply)));
@@ -121,4 +121,8 @@ fn a_request_with_a_member_too_many_is_refused() {
     let refusal = parse_request(br#"{"execute":"guest-ping","exec-oob":1}"#).unwrap_err();
     assert!(refusal.to_string().contains("unknown field `exec-oob`"), "{refusal}");
     assert!(parse_request(br#"{"execute":"guest-ping","id":[1]}"#).is_ok());
+    // Null is an id like any other, and comes back.
+    let request = parse_request(br#"{"execute":"guest-ping","id":null}"#).unwrap();
+    assert_eq!(request.id, Some(Value::Null));
+    assert_eq!(parse_request(br#"{"execute":"guest-ping"}"#).unwrap().id, None);
 }

@@ -441,9 +441,9 @@ fn refusal(reason: Discard) -> Option<ErrorBody> {
 fn id_of(object: &[u8]) -> Option<Value> {
     #[derive(serde::Deserialize)]
     struct Any {
-        id: Option<Value>,
+        id: Value,
     }
-    serde_json::from_slice::<Any>(object).ok()?.id
+    Some(serde_json::from_slice::<Any>(object).ok()?.id)
 }
 
 fn clock() -> Timestamp {

@@ -2,9 +2,9 @@
 //! its own way; only where PID 1 is no init at all is the kernel told directly.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -24,8 +24,18 @@ pub enum Mode {
 /// How long systemd may take to say whether the machine is going down.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
-/// The first wait for its answer; each further one is twice as long.
+/// How long the program that turns the machine off may take to say that it
+/// will: systemctl waits 25 seconds for systemd's bus and then helps itself.
+const TURN_OFF_TIME: Duration = Duration::from_secs(40);
+
+/// What a failed program said, as far as it is told on, in bytes.
+const SAID_BYTES: u64 = 1024;
+
+/// The first wait for a program's end; each further one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(5);
+
+/// The longest of these waits.
+const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
 /// How a machine is turned off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +52,7 @@ enum Method {
 
 /// Asks for `mode`. When this returns well the machine is going down; with the
 /// system call it does not return.
-pub fn turn_off(mode: Mode) -> io::Result<()> {
+pub async fn turn_off(mode: Mode) -> io::Result<()> {
     let (verb, program) = match mode {
         Mode::PowerDown => ("poweroff", "/sbin/poweroff"),
         Mode::Reboot => ("reboot", "/sbin/reboot"),
@@ -56,8 +66,8 @@ pub fn turn_off(mode: Mode) -> io::Result<()> {
     );
     tracing::info!(?method, ?mode, "The machine is told to go down.");
     match method {
-        Method::Systemctl => run(Command::new("systemctl").arg(verb)),
-        Method::Program => run(&mut Command::new(program)),
+        Method::Systemctl => run(Command::new("systemctl").arg(verb), TURN_OFF_TIME).await,
+        Method::Program => run(&mut Command::new(program), TURN_OFF_TIME).await,
         Method::BusyboxSignal => {
             let signal = match mode {
                 Mode::PowerDown => Signal::USR2,
@@ -92,14 +102,8 @@ pub async fn is_going_down() -> bool {
         .stderr(Stdio::null())
         .spawn();
     let Ok(mut child) = asked else { return true };
-    let mut wait = FIRST_WAIT;
-    let until = Instant::now() + ANSWER_TIME;
-    while matches!(child.try_wait(), Ok(None)) && Instant::now() < until {
-        tokio::time::sleep(wait).await;
-        wait *= 2;
-    }
-    // It has ended, or it is of no use any more.
-    let _ = child.kill();
+    // Without an answer the output is empty.
+    let _ = ended(&mut child, ANSWER_TIME).await;
     child
         .wait_with_output()
         .map_or(true, |output| output.stdout.is_empty() || output.stdout.starts_with(b"stopping"))
@@ -128,13 +132,41 @@ fn is_shell(name: &[u8]) -> bool {
     [&b"sh"[..], b"bash", b"dash", b"ash", b"busybox"].contains(&name)
 }
 
-fn run(command: &mut Command) -> io::Result<()> {
-    let output = command.stdin(Stdio::null()).stdout(Stdio::null()).output()?;
-    if output.status.success() {
+async fn run(command: &mut Command, within: Duration) -> io::Result<()> {
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null());
+    let mut child = quiet.stderr(Stdio::piped()).spawn()?;
+    let Some(status) = ended(&mut child, within).await? else {
+        let program = command.get_program().display();
+        return Err(io::Error::other(format!("{program} did not end within {within:?}")));
+    };
+    if status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(format!("{}: {}", output.status, said.trim().escape_debug())))
+    let mut said = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        stderr.take(SAID_BYTES).read_to_end(&mut said)?;
+    }
+    let said = String::from_utf8_lossy(&said);
+    Err(io::Error::other(format!("{status}: {}", said.trim().escape_debug())))
+}
+
+/// Waits for the end of `child`; after `within` it is of no use any more and is
+/// killed. What it says beyond a pipe's length holds it up, not the agent.
+async fn ended(child: &mut Child, within: Duration) -> io::Result<Option<ExitStatus>> {
+    let mut wait = FIRST_WAIT;
+    let until = Instant::now() + within;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= until {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
 }
 
 #[cfg(test)]
@@ -160,5 +192,21 @@ mod tests {
         ] {
             assert_eq!(choose(systemd, cmdline, exe, has_program), method, "{cmdline:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_not_end_holds_nobody() {
+        let shell = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            command
+        };
+        let within = Duration::from_millis(100);
+        let error = run(&mut shell("exec sleep 60"), within).await.unwrap_err();
+        assert!(error.to_string().contains("did not end"), "{error}");
+        let within = Duration::from_secs(20);
+        let error = run(&mut shell("echo no bus >&2; exit 3"), within).await.unwrap_err();
+        assert!(error.to_string().contains("no bus"), "{error}");
+        run(&mut shell("exit 0"), within).await.unwrap();
     }
 }

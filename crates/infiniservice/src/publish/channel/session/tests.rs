@@ -243,6 +243,10 @@ fn half_understood_requests_are_refused_with_their_id() {
     let mut talk = Talk::confirmed();
     let answers = talk.ask(r#"{"execute":"guest-ping","sudo":true,"id":[7]}"#);
     assert_eq!(error(&answers[0]).2, Some(&json!([7])));
+    let answers = talk.ask(r#"{"execute":"guest-ping","sudo":true,"id":null}"#);
+    assert_eq!(error(&answers[0]).2, Some(&Value::Null));
+    let answers = talk.ask(r#"{"execute":"guest-ping","sudo":true}"#);
+    assert_eq!(error(&answers[0]).2, None);
     let answers = talk.ask(r#"{"execute":"guest-sync","id":1}"#);
     assert_eq!(error(&answers[0]).0, ErrorClass::GenericError);
 }
