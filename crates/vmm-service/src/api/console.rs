@@ -14,10 +14,10 @@ use futures_util::stream;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
-use super::Context;
 use super::answers::Asking;
 use super::problem::{ApiError, Result};
 use super::vms::find;
+use super::{Context, query};
 
 /// How much is read at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -33,6 +33,7 @@ pub async fn log(
     Path(id): Path<String>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Response> {
+    query::only(&query, &["tail_bytes"])?;
     let id = find(&context, &id)?;
     let tail = match query.get("tail_bytes") {
         None => u64::MAX,

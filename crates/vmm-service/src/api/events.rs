@@ -11,10 +11,10 @@ use futures_util::stream::{self, Stream, StreamExt};
 use jiff::Timestamp;
 use vmm_api::event::{Event, EventId, EventKind};
 
-use super::Context;
 use super::answers::Asking;
 use super::problem::{ApiError, Result};
 use super::vms::find;
+use super::{Context, query};
 use crate::events::{Next, Subscriber};
 
 /// How often a quiet stream says that it lives, so that proxies and clients can
@@ -35,6 +35,7 @@ pub async fn events(
     Query(query): Query<HashMap<String, String>>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = std::result::Result<sse::Event, Infallible>>>> {
+    query::only(&query, &["since", "vm"])?;
     let since = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let since = since.or_else(|| query.get("since").map(String::as_str));
     let since: Option<EventId> = since

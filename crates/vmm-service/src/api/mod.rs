@@ -15,6 +15,7 @@ mod metrics;
 mod operations;
 mod patience;
 mod problem;
+mod query;
 #[cfg(test)]
 mod tests;
 mod vms;

@@ -8,9 +8,9 @@ use axum::extract::{Path, Query, State};
 use uuid::Uuid;
 use vmm_api::operation::Operation;
 
-use super::Context;
 use super::answers::Asking;
 use super::problem::{ApiError, Result};
+use super::{Context, query};
 
 /// The longest that one request may wait for an operation's end, in seconds.
 const MAX_WAIT_S: u64 = 60;
@@ -25,6 +25,7 @@ pub async fn get(
     Path(id): Path<String>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Json<Operation>> {
+    query::only(&query, &["wait_s"])?;
     let parsed: Uuid = id.parse().map_err(|_| ApiError::no_such_operation(&id))?;
     let wait = match query.get("wait_s").map(|text| (text, text.parse::<u64>())) {
         None => Duration::ZERO,

@@ -204,6 +204,9 @@ async fn bad_requests_are_problems() {
         (request("GET", "/vms?state=asleep", None), 400, "bad-parameter"),
         (request("GET", "/vms?colour=red", None), 400, "bad-parameter"),
         (request("GET", "/events?since=yesterday", None), 400, "bad-parameter"),
+        (request("GET", "/events?vms=web", None), 400, "bad-parameter"),
+        (request("GET", "/vms/web/console/log?tail=1", None), 400, "bad-parameter"),
+        (request("GET", "/operations/x?wait=1", None), 400, "bad-parameter"),
         (
             request("POST", "/vms/web/stop", Some("{\"force\": 1}".to_owned())),
             422,
