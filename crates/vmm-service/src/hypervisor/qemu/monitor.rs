@@ -37,6 +37,11 @@ pub(super) const LAST_RECORD: Duration = Duration::from_secs(5);
 /// and again, and must not keep this task busy with that.
 const MOST_LINES: u32 = 1000;
 
+/// How many lines a command of ours may bring without being counted: its answer
+/// and what it makes happen. Somebody who pauses and resumes a VM as fast as it
+/// goes is no flood of the guest's.
+const LINES_OF_A_COMMAND: u32 = 4;
+
 /// How long a command may take to be written. The socket holds thousands, so
 /// one that is full is not read any more.
 const WRITING: Duration = Duration::from_secs(1);
@@ -260,6 +265,7 @@ impl Monitor {
         let id = self.next_id;
         self.next_id += 1;
         self.pending.insert(id, pending);
+        self.lines = self.lines.saturating_sub(LINES_OF_A_COMMAND);
         let sent = timeout(WRITING, connection.send(id, command, Value::Null)).await;
         if !matches!(sent, Ok(Ok(()))) {
             // Half a command may have been written: nothing can follow it. The
