@@ -188,19 +188,47 @@ fn watched(input: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
         .map_err(|refused| refused.into_parts().1)
 }
 
-/// Waits for the key that leaves.
+/// Waits for the key that leaves, or for the terminal's end.
 async fn leave_key(keys: Option<&AsyncFd<OwnedFd>>) -> io::Result<()> {
     let Some(keys) = keys else { return std::future::pending().await };
     loop {
         let mut ready = keys.readable().await?;
         let mut pressed = [0; 64];
         match rustix::io::read(keys.get_ref(), &mut pressed) {
-            Ok(0) => ready.clear_ready(),
+            // The terminal is gone; what is asked again would say so for ever.
+            Ok(0) if ready.ready().is_read_closed() => return Ok(()),
+            Err(rustix::io::Errno::IO) => return Ok(()),
+            Ok(0) | Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
             Ok(count) if pressed[..count].iter().any(|key| matches!(key, b'q' | b'Q')) => {
                 return Ok(());
             }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_key_that_leaves_or_the_end_of_keys_leaves() {
+        let (keys, mut person) = io::pipe().unwrap();
+        let keys = watched(keys.into()).unwrap();
+        person.write_all(b"xj").unwrap();
+        let soon = Duration::from_millis(50);
+        // A pipe has no read that returns at once with nothing, as the terminal
+        // is told to have.
+        rustix::io::ioctl_fionbio(keys.get_ref(), true).unwrap();
+        assert!(timeout(soon, leave_key(Some(&keys))).await.is_err());
+        person.write_all(b"q").unwrap();
+        leave_key(Some(&keys)).await.unwrap();
+        drop(person);
+        leave_key(Some(&keys)).await.unwrap();
     }
 }
