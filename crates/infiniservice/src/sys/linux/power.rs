@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::system::{RebootCommand, reboot};
 
+use super::signal::unblocked;
+
 /// What shall become of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -134,7 +136,7 @@ fn is_shell(name: &[u8]) -> bool {
 
 async fn run(command: &mut Command, within: Duration) -> io::Result<()> {
     let quiet = command.stdin(Stdio::null()).stdout(Stdio::null());
-    let mut child = quiet.stderr(Stdio::piped()).spawn()?;
+    let mut child = unblocked(quiet.stderr(Stdio::piped())).spawn()?;
     let Some(status) = ended(&mut child, within).await? else {
         let program = command.get_program().display();
         return Err(io::Error::other(format!("{program} did not end within {within:?}")));
