@@ -47,7 +47,7 @@ impl Error {
     /// What the operator can do about it, where the daemon has not said it.
     pub fn advice(&self) -> Option<String> {
         match self {
-            Self::NotReachable { socket, source } => Some(reach_advice(socket, source)),
+            Self::NotReachable { source, .. } => Some(reach_advice(source)),
             Self::Lost(_) => Some("look whether it was done, then try again".to_owned()),
             Self::TimedOut(_) => Some(
                 "the daemon hangs or the host is overloaded: `journalctl -u vmm-service` says more"
@@ -62,16 +62,14 @@ impl Error {
     }
 }
 
-fn reach_advice(socket: &std::path::Path, source: &io::Error) -> String {
+fn reach_advice(source: &io::Error) -> String {
     match source.kind() {
         io::ErrorKind::NotFound => "start the daemon (`systemctl start vmm-service`), or name its \
              socket with --socket or VMM_SOCKET"
             .to_owned(),
-        io::ErrorKind::PermissionDenied => {
-            format!("run as root, or as a member of the group that owns {}", socket.display())
-        }
-        io::ErrorKind::ConnectionRefused => "the daemon that made this socket is gone: start it \
-             (`systemctl start vmm-service`)"
+        io::ErrorKind::PermissionDenied => "run as root, whom alone the daemon serves".to_owned(),
+        io::ErrorKind::ConnectionRefused => "nobody listens there: start the daemon \
+             (`systemctl start vmm-service`), or name its socket with --socket or VMM_SOCKET"
             .to_owned(),
         _ => format!("the system said: {source}"),
     }
