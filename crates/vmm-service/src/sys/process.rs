@@ -288,12 +288,20 @@ mod tests {
     use super::*;
 
     fn sleeper(token: &str) -> std::process::Child {
-        std::process::Command::new("sleep")
+        let child = std::process::Command::new("sleep")
             .args(["60", "0", "--"])
             .arg("0")
             .env("X", token)
             .spawn()
-            .unwrap()
+            .unwrap();
+        // It shows its arguments a moment after its start was told.
+        let arguments = format!("/proc/{}/cmdline", child.id());
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while std::fs::read(&arguments).unwrap().is_empty() {
+            assert!(std::time::Instant::now() < until, "it never shows them");
+            std::thread::yield_now();
+        }
+        child
     }
 
     #[test]
