@@ -99,7 +99,9 @@ impl Client {
     fn line(&mut self) -> anyhow::Result<Vec<u8>> {
         loop {
             if let Some(end) = self.buffer[..self.filled].iter().position(|&byte| byte == b'\n') {
-                let line = self.buffer[..end].to_vec();
+                // An agent that opened its port begins with a reset, 0xFF.
+                let begin = self.buffer[..end].iter().take_while(|&&byte| byte == 0xFF).count();
+                let line = self.buffer[begin..end].to_vec();
                 self.buffer.copy_within(end + 1..self.filled, 0);
                 self.filled -= end + 1;
                 return Ok(line);
