@@ -48,6 +48,9 @@ enum Benchmark {
     Echo {
         /// The unix socket to listen on.
         socket: PathBuf,
+        /// Wait by epoll(7).
+        #[arg(long)]
+        epoll: bool,
     },
 }
 
@@ -65,6 +68,6 @@ fn main() -> anyhow::Result<()> {
         Benchmark::VmStart => {
             vm_start::run(&args.programs, &args.agent).context("vm-start did not finish")
         }
-        Benchmark::Echo { socket } => peers::echo(&socket).context("the echo ended"),
+        Benchmark::Echo { socket, epoll } => peers::echo(&socket, epoll).context("the echo ended"),
     }
 }

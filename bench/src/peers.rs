@@ -1,11 +1,13 @@
 //! What is measured beside: other agents, and the limits.
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
+use rustix::event::epoll;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// A process that is measured, killed when it is dropped.
@@ -50,13 +52,18 @@ pub fn pin_to_one_cpu() -> anyhow::Result<()> {
 }
 
 /// Sends back whatever one client after another says: the least that an answer
-/// can cost.
-pub fn echo(socket: &Path) -> anyhow::Result<()> {
+/// can cost. With `epoll` it waits as whoever must wait for other things too, for
+/// signals and timers say: the least that an agent's answer can cost.
+pub fn echo(socket: &Path, epoll: bool) -> anyhow::Result<()> {
     let listener = UnixListener::bind(socket)?;
     for stream in listener.incoming() {
         let mut stream = stream?;
+        let waiting = if epoll { Some(Waiting::on(&stream)?) } else { None };
         let mut buffer = [0; 4096];
         loop {
+            if let Some(waiting) = &waiting {
+                waiting.wait()?;
+            }
             match stream.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(read) => stream.write_all(&buffer[..read])?,
@@ -66,4 +73,24 @@ pub fn echo(socket: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// One descriptor behind epoll(7), edge-triggered as tokio has them.
+struct Waiting(OwnedFd);
+
+impl Waiting {
+    fn on(stream: &UnixStream) -> rustix::io::Result<Self> {
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&set, stream, epoll::EventData::new_u64(0), flags)?;
+        Ok(Self(set))
+    }
+
+    fn wait(&self) -> rustix::io::Result<()> {
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }];
+        epoll::wait(&self.0, &mut events[..], None).map(drop)
+    }
 }
