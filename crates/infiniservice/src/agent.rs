@@ -3,10 +3,9 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::time::Instant;
 
 use crate::collect::Collectors;
 use crate::command::{Commands, PowerMode};
@@ -14,6 +13,7 @@ use crate::identity::Identity;
 use crate::lifecycle::Boot;
 use crate::publish::Publisher;
 use crate::publish::channel::{Channel, Effect, Transport};
+use crate::sys::alarm::Alarm;
 use crate::sys::{power, signal::Termination};
 
 /// How soon a boot that is still going on is looked at again.
@@ -44,12 +44,13 @@ pub struct Agent {
     channel: Channel,
     boot: Boot,
     interval: Duration,
+    alarm: Alarm,
     collected_at: Instant,
 }
 
 impl Agent {
     /// Collects for the first time and begins to watch the boot. Fails when the
-    /// socket to listen on cannot be bound.
+    /// socket to listen on cannot be bound, or the system has no timer for us.
     pub fn start(settings: Settings, identity: Identity, commands: Commands) -> io::Result<Self> {
         let mut channel = Channel::new(settings.transport, identity, commands);
         channel.bind()?;
@@ -58,22 +59,19 @@ impl Agent {
             channel,
             boot: Boot::watch(settings.boot_complete_file),
             interval: settings.interval,
+            alarm: Alarm::new()?,
             collected_at: Instant::now(),
         };
         agent.collect();
         Ok(agent)
     }
 
-    /// Runs until a signal ends it.
-    pub async fn run(mut self, mut termination: Termination) {
+    /// Runs until a signal ends it. Fails when the system's timer does, without
+    /// which there would be neither reports nor heartbeats.
+    pub async fn run(mut self, mut termination: Termination) -> io::Result<()> {
         let mut next_report = Instant::now() + self.interval;
-        let timer = tokio::time::sleep_until(next_report);
-        tokio::pin!(timer);
         loop {
-            let wake = self.next_wake(next_report);
-            if timer.deadline() != wake {
-                timer.as_mut().reset(wake);
-            }
+            self.alarm.set(self.next_wake(next_report))?;
             tokio::select! {
                 biased;
                 name = termination.received() => {
@@ -81,7 +79,8 @@ impl Agent {
                     break;
                 }
                 effect = self.channel.converse() => self.act(effect).await,
-                () = &mut timer => {
+                rung = self.alarm.rings() => {
+                    rung?;
                     if next_report <= Instant::now() {
                         self.collect();
                         next_report = Instant::now() + self.interval;
@@ -94,12 +93,12 @@ impl Agent {
             self.boot.begin_shutdown();
         }
         self.say_last_words().await;
+        Ok(())
     }
 
     fn next_wake(&self, next_report: Instant) -> Instant {
         let boot = self.boot.is_moving().then(|| Instant::now() + BOOT_INTERVAL);
-        let channel = self.channel.deadline().map(Instant::from_std);
-        [boot, channel].into_iter().flatten().fold(next_report, Instant::min)
+        [boot, self.channel.deadline()].into_iter().flatten().fold(next_report, Instant::min)
     }
 
     async fn act(&mut self, effect: Option<Effect>) {

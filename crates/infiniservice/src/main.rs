@@ -75,8 +75,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         Ok(bytes) => tracing::debug!(bytes, "The pages that the start needed were given back."),
         Err(error) => tracing::debug!(%error, "The pages that the start needed are kept."),
     }
-    agent.run(termination).await;
-    Ok(())
+    agent.run(termination).await.context("the system's timer failed")
 }
 
 /// Collects twice, because rates need an interval.

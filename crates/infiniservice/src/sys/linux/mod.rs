@@ -1,5 +1,6 @@
 //! What Linux tells of itself and does when asked, one file for each thing.
 
+pub mod alarm;
 pub mod boot;
 pub mod cpu;
 pub mod disk;
