@@ -1,5 +1,6 @@
 //! Rules about what is written for people: links lead somewhere, the code map is
-//! true, and every example configuration is read by a test.
+//! true, every example configuration is read by a test, and every lesson's test is
+//! there.
 
 use std::collections::BTreeSet;
 
@@ -7,6 +8,7 @@ use super::Finding;
 use super::tree::Tree;
 
 const ARCHITECTURE: &str = "ARCHITECTURE.md";
+const LESSONS: &str = "docs/lessons.md";
 
 /// Example configurations that no test names: nothing would notice if a program
 /// stopped to accept one.
@@ -24,6 +26,26 @@ pub fn example_config(tree: &Tree) -> Vec<Finding> {
         if !tests.iter().any(|line| line.contains(path.as_str())) {
             let message = "no test reads this example; parse it in the tests of its program";
             found.push(Finding::whole(path, message));
+        }
+    }
+    found
+}
+
+/// Tests that docs/lessons.md names and that are not there: a lesson whose test
+/// was renamed or deleted would go on looking learnt. A test is written as its
+/// file's name, `::` and its own.
+pub fn named_tests(tree: &Tree) -> Vec<Finding> {
+    let Some(text) = tree.texts.get(LESSONS) else {
+        return vec![Finding::whole(LESSONS, "there is none")];
+    };
+    let mut found = Vec::new();
+    for (number, line) in prose(text) {
+        for token in line.split('`').skip(1).step_by(2) {
+            let Some((file, test)) = token.rsplit_once("::") else { continue };
+            if !has_function(tree, file, test) {
+                let message = format!("there is no test {test} in a file {file}.rs");
+                found.push(Finding::at(LESSONS, number, message));
+            }
         }
     }
     found
@@ -169,6 +191,24 @@ fn prose(text: &str) -> Vec<(usize, &str)> {
     lines
 }
 
+/// Whether a file `…/FILE.rs` has a function of that name outside what is
+/// shipped as code: a test, or a whole-system case.
+fn has_function(tree: &Tree, file: &str, test: &str) -> bool {
+    let ends = [format!("/{}.rs", file.replace("::", "/")), format!("/{}/mod.rs", file)];
+    let declared = format!("fn {test}(");
+    let declared_generic = format!("fn {test}<");
+    tree.sources
+        .iter()
+        .filter(|source| ends.iter().any(|end| source.path.ends_with(end.as_str())))
+        .any(|source| {
+            let is_case = source.path.starts_with("tests/");
+            let places = source.code.match_indices(&declared);
+            places
+                .chain(source.code.match_indices(&declared_generic))
+                .any(|(offset, _)| is_case || source.is_test(offset))
+        })
+}
+
 /// The targets of the links in a line.
 fn targets(line: &str) -> Vec<&str> {
     let mut targets = Vec::new();
@@ -272,6 +312,20 @@ mod tests {
         let gone = "there is no gone.rs";
         let unnamed = "the code map does not name crates/a/src/store/";
         assert_eq!(found, ["there is no made-up/", gone, unnamed]);
+    }
+
+    #[test]
+    fn a_lesson_whose_test_is_gone_is_found() {
+        let text = "| a | `life::stops` |\n| b | `life::gone` |\n| c | `store::shipped` |\n";
+        let files = [
+            (LESSONS, text),
+            ("tests/e2e/src/cases/life.rs", "pub async fn stops(scene: Scene) {}\n"),
+            ("crates/a/src/store.rs", "fn shipped() {}\n"),
+        ];
+        let found = messages(named_tests, &files);
+        let gone = "there is no test gone in a file life.rs";
+        assert_eq!(found, [gone, "there is no test shipped in a file store.rs"]);
+        assert_eq!(messages(named_tests, &[]).len(), 1, "no lessons at all");
     }
 
     #[test]

@@ -84,6 +84,7 @@ const RULES: &[Rule] = &[
     Rule { id: "example-config", check: documents::example_config },
     Rule { id: "links", check: documents::links },
     Rule { id: "code-map", check: documents::code_map },
+    Rule { id: "named-tests", check: documents::named_tests },
     Rule { id: "shared-lints", check: manifests::shared_lints },
     Rule { id: "shared-versions", check: manifests::shared_versions },
     Rule { id: "used-dependency", check: manifests::used_dependency },
@@ -97,7 +98,10 @@ pub fn run(_args: &Args) -> Result<()> {
         println!("{line}");
     }
     match found.len() {
-        0 => Ok(()),
+        0 => {
+            println!("{} house rules, and no place that breaks one.", RULES.len());
+            Ok(())
+        }
         1 => bail!("1 place breaks a house rule; STYLE.md gives its reason"),
         n => bail!("{n} places break house rules; STYLE.md gives their reasons"),
     }

@@ -434,6 +434,22 @@ mod tests {
         }
     }
 
+    /// A display that listened on every address without a password, and one with
+    /// its password among the arguments, are known from other systems.
+    #[test]
+    fn a_machine_has_no_display_and_listens_only_on_what_it_is_handed() {
+        let line = build(&hardware("n", "c", 1, 1));
+        assert_eq!(value_of(&line, "-display"), ["none"]);
+        for option in ["-vnc", "-spice", "-monitor", "-gdb", "-s", "-incoming", "-netdev=tap"] {
+            assert!(!line.iter().any(|word| word == option), "{option}");
+        }
+        for server in line.iter().filter(|word| word.contains("server=on")) {
+            assert!(server.starts_with("socket,id=") && server.contains(",fd="), "{server}");
+        }
+        let secrets = line.iter().filter(|word| word.contains("password"));
+        assert_eq!(secrets.count(), 0);
+    }
+
     #[test]
     fn machine_types_compare_as_versions() {
         let parse = |text: &str| text.parse::<MachineType>().unwrap();
