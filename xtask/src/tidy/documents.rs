@@ -194,7 +194,8 @@ fn prose(text: &str) -> Vec<(usize, &str)> {
 /// Whether a file `…/FILE.rs` has a function of that name outside what is
 /// shipped as code: a test, or a whole-system case.
 fn has_function(tree: &Tree, file: &str, test: &str) -> bool {
-    let ends = [format!("/{}.rs", file.replace("::", "/")), format!("/{}/mod.rs", file)];
+    let file = file.replace("::", "/");
+    let ends = [format!("/{file}.rs"), format!("/{file}/mod.rs")];
     let declared = format!("fn {test}(");
     let declared_generic = format!("fn {test}<");
     tree.sources
