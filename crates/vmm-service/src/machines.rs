@@ -9,6 +9,12 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::qemu::{QemuHypervisor, Verdict};
+#[cfg(feature = "simulated")]
+use crate::hypervisor::simulated::SimulatedHypervisor;
+
+/// Simulated machines have no hardware; any versioned name will do.
+#[cfg(feature = "simulated")]
+const SIMULATED_MACHINE_TYPE: &str = "pc-q35-7.2";
 
 /// What runs the machines, opened.
 pub struct Machines {
@@ -25,6 +31,13 @@ pub struct Machines {
 /// Opens it.
 pub async fn open(config: &Config) -> Result<Machines> {
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    #[cfg(feature = "simulated")]
+    if let Some(dir) = &config.simulated {
+        tracing::warn!(?dir, "No machine of this daemon is real.");
+        let hypervisor = Arc::new(SimulatedHypervisor::new(dir));
+        let machine_type = SIMULATED_MACHINE_TYPE.to_owned();
+        return Ok(Machines { hypervisor, machine_type, tasks, shutdown });
+    }
     let qemu = QemuHypervisor::open(&config.qemu, tasks.clone(), shutdown.clone()).await?;
     let machine_type = qemu.default_machine_type();
     Ok(Machines { hypervisor: Arc::new(qemu), machine_type, tasks, shutdown })

@@ -53,6 +53,9 @@ pub struct Config {
     pub wait_for: WaitFor,
     /// How machines are run.
     pub qemu: QemuConfig,
+    /// The folder of machines that are only claimed to run, in QEMU's place.
+    #[cfg(feature = "simulated")]
+    pub simulated: Option<PathBuf>,
 }
 
 /// What is logged and how.
@@ -151,6 +154,8 @@ pub fn parse(
         images_dir: settings.path("images.dir"),
         wait_for: wait_for(&mut settings),
         qemu: qemu(&mut settings),
+        #[cfg(feature = "simulated")]
+        simulated: settings.path("simulated.dir"),
     };
     let mistakes = settings.finish();
     if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
@@ -275,5 +280,7 @@ fn variables() -> BTreeMap<&'static str, &'static str> {
         ("VMM_VM_DIR", "qemu.vm_dir"),
         ("VMM_IMAGES_DIR", "images.dir"),
         ("WAIT_FOR", "wait_for.peers"),
+        #[cfg(feature = "simulated")]
+        ("VMM_SIMULATED", "simulated.dir"),
     ])
 }

@@ -2,12 +2,13 @@
 //!
 //! `vm/driver.rs` is the only caller. It decides, in its one queue, what should
 //! happen; a [`Hypervisor`] starts and finds machines, a [`Machine`] is one that
-//! runs. Implementations: `qemu`, and `simulated` for tests.
+//! runs. Implementations: `qemu`, and `simulated` for tests
+//! and benchmarks.
 
 #[cfg(test)]
 mod contract;
 pub mod qemu;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
 
 use std::path::PathBuf;
