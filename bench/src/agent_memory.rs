@@ -6,11 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use lab::results::{self, Table};
 use serde_json::json;
 
 use crate::guest::{Bench, Guest};
 use crate::guest_wire::Client;
-use crate::results::{self, Table};
 use crate::samples::Samples;
 
 /// Boots; each measures all three once.

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context;
+use lab::results::{self, Table};
 use serde_json::json;
 
 use crate::guest::Bench;
 use crate::guest_wire::Client;
 use crate::peers::{self, Peer};
-use crate::results::{self, Table};
 use crate::samples::{Samples, percentile_us};
 
 /// Rounds of echo, qemu-ga and ours in turn.

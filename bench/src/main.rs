@@ -8,7 +8,6 @@ mod command_latency;
 mod guest;
 mod guest_wire;
 mod peers;
-mod results;
 mod samples;
 mod vm_start;
 

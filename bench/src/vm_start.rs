@@ -9,6 +9,7 @@ use lab::build::HostPrograms;
 use lab::daemon::{Daemon, Settings};
 use lab::guest::{CMDLINE, Contents};
 use lab::qemu::{BOOT_LIMIT, MEMORY_MIB};
+use lab::results::{self, Table};
 use serde_json::json;
 use vmm_api::client::{Client, Next};
 use vmm_api::event::EventKind;
@@ -17,7 +18,6 @@ use vmm_api::operation::{Operation, OperationState};
 
 use crate::by_hand::CommandLine;
 use crate::guest_wire;
-use crate::results::{self, Table};
 use crate::samples::Samples;
 
 /// Rounds of by hand, by the daemon, and by hand again.

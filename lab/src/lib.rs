@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod packages;
 pub mod program;
 pub mod qemu;
+pub mod results;
 pub mod tree;
 pub mod wait;
 

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Result, bail};
 use lab::Tree;
@@ -19,6 +20,20 @@ pub struct Args {
     /// Print the names of the tests and run none
     #[arg(long)]
     list: bool,
+    /// Run them again and again for so many minutes, with the programs as they
+    /// are shipped; end with the first that fails
+    #[arg(long, value_name = "MINUTES")]
+    repeat_for: Option<u64>,
+    /// What the random tests choose by, as an earlier run printed it
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
+}
+
+impl Args {
+    /// All tests, each once.
+    pub fn all() -> Self {
+        Self { filter: None, list: false, repeat_for: None, seed: None }
+    }
 }
 
 /// Builds, runs, and fails when a test fails.
@@ -28,27 +43,30 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let mut steps = Steps::new();
     if steps.run("packages", install) {
-        run_steps(&mut steps, args.filter.as_deref());
+        run_steps(&mut steps, args);
     }
     steps.finish()
 }
 
 /// Builds and plays, for `test` to put its own steps before. Needs what
 /// [`install`] brings.
-pub fn run_steps(steps: &mut Steps, filter: Option<&str>) {
+pub fn run_steps(steps: &mut Steps, args: &Args) {
     let mut built = None;
     steps.run("programs", || {
-        built = Some(Built::new(Profile::Dev)?);
+        // What leaks or races shows after an hour, in what people run.
+        let profile = if args.repeat_for.is_some() { Profile::Release } else { Profile::Dev };
+        built = Some(Built::new(profile)?);
         Ok(Tally::default())
     });
     if let Some(built) = built {
-        steps.run("whole-system tests", || play(&built, filter, &[]));
+        steps.run("whole-system tests", || play_cases(&built, args));
     }
 }
 
 /// Prints the names of all tests.
 pub fn list() -> Result<()> {
-    let mut command = workspace::cargo(&["run", "--quiet", "--package", "e2e", "--", "--list"]);
+    let mut command =
+        workspace::cargo(&["run", "--quiet", "--package", "e2e", "--", "cases", "--list"]);
     workspace::run(&mut command)
 }
 
@@ -76,18 +94,30 @@ impl Built {
         workspace::run(&mut workspace::cargo(&["build", "--package", "e2e"]))?;
         Ok(Self { tree, agent, programs })
     }
+
+    /// The program of the whole-system tests, to do `what` with what was built.
+    pub fn command(&self, what: &str) -> Command {
+        // The daemon needs root, and the tests look at its processes. The kernel
+        // that we have obtained lies where we look for it, not where root would.
+        let cache = (OsString::from("INFINIBAY_LAB_CACHE"), self.tree.cache().into());
+        let mut command = lab::program::privileged(self.tree.target().join("debug/e2e"), &[cache]);
+        command.current_dir(workspace::root()).arg(what);
+        command.arg("--agent").arg(&self.agent);
+        command.arg("--programs").args(self.programs.daemon.parent());
+        command
+    }
 }
 
 /// Plays the tests whose names contain the filter. Fails when there is none: a
 /// run without a test would look like one without a failure.
-pub fn play(built: &Built, filter: Option<&str>, more: &[OsString]) -> Result<Tally> {
-    // The daemon needs root, and the tests look at its processes. The kernel that
-    // we have obtained lies where we look for it, not where root would.
-    let cache = (OsString::from("INFINIBAY_LAB_CACHE"), built.tree.cache().into());
-    let mut command = lab::program::privileged(built.tree.target().join("debug/e2e"), &[cache]);
-    command.current_dir(workspace::root()).args(filter).args(more);
-    command.arg("--agent").arg(&built.agent);
-    command.arg("--programs").args(built.programs.daemon.parent());
+fn play_cases(built: &Built, args: &Args) -> Result<Tally> {
+    let mut command = built.command("cases");
+    command.args(&args.filter);
+    for (option, value) in [("--repeat-for", args.repeat_for), ("--seed", args.seed)] {
+        if let Some(value) = value {
+            command.arg(option).arg(value.to_string());
+        }
+    }
     let tally = run_tests(&mut command)?;
     if tally == Tally::default() {
         bail!("no test ran");

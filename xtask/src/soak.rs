@@ -1,33 +1,48 @@
-//! `cargo xtask soak`: a whole-system test again and again, with the programs as
-//! they are shipped. What leaks or races shows after an hour, not after a run.
+//! `cargo xtask soak`: the long tests, with the programs as they are shipped.
+//! `tests/e2e/src/soak/` has them.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use lab::build::Profile;
 
 use crate::e2e::{self, Built};
+use crate::workspace;
 
-/// Repeat whole-system tests for a time; without a name, list them
+/// A long test of random faults, written to bench/RESULTS.md; without a name, list them
 #[derive(clap::Args)]
 pub struct Args {
-    /// The test, or a part of the names of several
+    /// Which one
     name: Option<String>,
-    /// How long
-    #[arg(long, default_value_t = 60)]
-    minutes: u64,
+    /// How many rounds, instead of a full run
+    #[arg(long, value_name = "N")]
+    rounds: Option<u64>,
+    /// What to choose by, as an earlier run printed it; random without
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
+    /// The first round
+    #[arg(long, value_name = "ROUND")]
+    from: Option<u64>,
 }
 
-/// Builds, repeats, and fails with the first test that fails.
+/// Builds and plays one, and fails when it does.
 pub fn run(args: &Args) -> Result<()> {
     let Some(name) = &args.name else {
-        println!("cargo xtask soak NAME [--minutes N] repeats one of:");
-        return e2e::list();
+        return workspace::run(&mut workspace::cargo(&[
+            "run",
+            "--quiet",
+            "--package",
+            "e2e",
+            "--",
+            "soak",
+        ]));
     };
     e2e::install()?;
-    let built = Built::new(Profile::Release)?;
-    let repeat = ["--repeat-for".into(), args.minutes.to_string().into()];
-    let tally = e2e::play(&built, Some(name), &repeat)?;
-    if tally.failed > 0 {
-        bail!("failed after {} that passed", tally.passed);
+    let mut command = Built::new(Profile::Release)?.command("soak");
+    command.arg(name);
+    for (option, value) in [("--rounds", args.rounds), ("--seed", args.seed), ("--from", args.from)]
+    {
+        if let Some(value) = value {
+            command.arg(option).arg(value.to_string());
+        }
     }
-    Ok(())
+    workspace::run(&mut command)
 }

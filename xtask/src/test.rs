@@ -18,7 +18,7 @@ pub fn run(_args: &Args) -> ExitCode {
     let ready = steps.run("packages", e2e::install);
     check::run_steps(&mut steps);
     if ready {
-        e2e::run_steps(&mut steps, None);
+        e2e::run_steps(&mut steps, &e2e::Args::all());
     }
     let tally = steps.tally();
     let outcome = steps.finish();

@@ -7,15 +7,17 @@ mod cases;
 mod runner;
 mod scene;
 mod small_file_system;
+mod soak;
 mod stage;
 mod wait;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use runner::Plan;
 use stage::Stage;
@@ -23,6 +25,31 @@ use stage::Stage;
 /// Runs whole-system tests.
 #[derive(Parser)]
 struct Args {
+    #[command(subcommand)]
+    command: Command,
+    /// The folder of the built vmm-service and vmmctl.
+    #[arg(long, global = true, value_name = "FOLDER", default_value = "target/debug")]
+    programs: PathBuf,
+    /// The static agent, as guests get it.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = "target/x86_64-unknown-linux-musl/agent/infiniservice"
+    )]
+    agent: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The cases, each once.
+    Cases(Cases),
+    /// One long test.
+    Soak(soak::Args),
+}
+
+#[derive(clap::Args)]
+struct Cases {
     /// Only tests with this in their name.
     filter: Option<String>,
     /// Print the names of the tests and run none.
@@ -32,20 +59,27 @@ struct Args {
     /// that fails.
     #[arg(long, value_name = "MINUTES")]
     repeat_for: Option<u64>,
-    /// The folder of the built vmm-service and vmmctl.
-    #[arg(long, value_name = "FOLDER", default_value = "target/debug")]
-    programs: PathBuf,
-    /// The static agent, as guests get it.
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "target/x86_64-unknown-linux-musl/agent/infiniservice"
-    )]
-    agent: PathBuf,
+    /// What the random tests choose by, as an earlier run printed it.
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
+    let set = |seed| Stage::set(&args.programs, &args.agent, seed).context("nothing was tested");
+    match &args.command {
+        Command::Cases(cases) => play_cases(cases, set),
+        Command::Soak(chosen) => match soak::chosen(chosen)? {
+            Some(soak) => soak::run(&soak, chosen, &set(chosen.seed)?),
+            None => Ok(ExitCode::SUCCESS),
+        },
+    }
+}
+
+fn play_cases(
+    args: &Cases,
+    set: impl FnOnce(Option<u64>) -> anyhow::Result<Arc<Stage>>,
+) -> anyhow::Result<ExitCode> {
     let mut cases = cases::all();
     let known = cases.len();
     if let Some(filter) = &args.filter {
@@ -57,7 +91,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let stage = Stage::set(&args.programs, &args.agent).context("nothing was tested")?;
+    let stage = set(args.seed)?;
     let repeat_for = args.repeat_for.map(|minutes| Duration::from_secs(60 * minutes));
     let plan = Plan { left_out: known - cases.len(), cases, repeat_for };
     runner::run(&plan, &stage)

@@ -58,7 +58,7 @@ pub fn run(plan: &Plan, stage: &Arc<Stage>) -> Result<ExitCode> {
     loop {
         for case in &plan.cases {
             let case_began = Instant::now();
-            let outcome = play(case, stage)?;
+            let outcome = play(stage, Some(LIMIT), case.play)?;
             let seconds = case_began.elapsed().as_secs_f64();
             match outcome {
                 Ok(()) => {
@@ -94,7 +94,11 @@ pub fn run(plan: &Plan, stage: &Arc<Stage>) -> Result<ExitCode> {
 
 /// Plays one test in a scene and a runtime of its own, and clears the scene
 /// whatever came of it. The outer error is ours, the inner one the test's.
-fn play(case: &Case, stage: &Arc<Stage>) -> Result<Result<()>> {
+pub fn play(
+    stage: &Arc<Stage>,
+    limit: Option<Duration>,
+    test: impl FnOnce(Scene) -> Outcome,
+) -> Result<Result<()>> {
     let scene = Scene::new(stage).context("cannot make a test's folder")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -103,14 +107,18 @@ fn play(case: &Case, stage: &Arc<Stage>) -> Result<Result<()>> {
         .context("cannot start a runtime")?;
     let played = runtime.block_on(async {
         // A task of its own, so that a panic is an outcome like others.
-        let task = tokio::spawn((case.play)(scene.clone()));
+        let task = tokio::spawn(test(scene.clone()));
         let ending = task.abort_handle();
-        match tokio::time::timeout(LIMIT, task).await {
+        let ended = match limit {
+            Some(limit) => tokio::time::timeout(limit, task).await.map_err(|_| limit),
+            None => Ok(task.await),
+        };
+        match ended {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(died)) => Err(anyhow!("it panicked: {}", panic_message(died))),
-            Err(_) => {
+            Err(limit) => {
                 ending.abort();
-                Err(anyhow!("it did not end within {} s", LIMIT.as_secs()))
+                Err(anyhow!("it did not end within {} s", limit.as_secs()))
             }
         }
     });

@@ -17,13 +17,15 @@ pub struct Stage {
     agent: PathBuf,
     /// The guests' kernel.
     pub kernel: Kernel,
+    /// What random tests are to choose by, if that was said.
+    pub seed: Option<u64>,
     folder: tempfile::TempDir,
     guests: AtomicUsize,
 }
 
 impl Stage {
     /// Finds the programs, obtains the kernel and makes the guest.
-    pub fn set(programs: &Path, agent: &Path) -> Result<Arc<Self>> {
+    pub fn set(programs: &Path, agent: &Path, seed: Option<u64>) -> Result<Arc<Self>> {
         let tree = lab::Tree::locate()?;
         let built = |path: &Path| {
             let path = tree.root().join(path);
@@ -37,7 +39,8 @@ impl Stage {
         let agent = built(agent)?;
         let kernel = lab::kernel::obtain(&tree, &|line| println!("{line}"))?;
         let folder = tempfile::Builder::new().prefix("ib-stage-").tempdir_in("/tmp")?;
-        let stage = Self { programs: host, agent, kernel, folder, guests: AtomicUsize::new(0) };
+        let guests = AtomicUsize::new(0);
+        let stage = Self { programs: host, agent, kernel, seed, folder, guests };
         lab::guest::build(&stage.contents(), &stage.initrd())?;
         Ok(Arc::new(stage))
     }

@@ -8,6 +8,7 @@ mod facts;
 mod faults;
 mod hostile;
 mod isolation;
+mod kills;
 mod lab_guest;
 mod life;
 mod subscribers;
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Case> {
         faults::a_killed_keeper_leaves_the_vm_running,
         faults::daemon_and_keeper_killed_together,
         faults::ends_that_nobody_saw_are_told,
+        kills::at_random_moments,
         isolation::qemu_has_no_rights_and_no_network,
         isolation::an_isolated_guest_reaches_no_loopback_port,
         isolation::a_guest_behind_passt_reaches_no_loopback_port,

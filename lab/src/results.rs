@@ -1,5 +1,5 @@
-//! bench/RESULTS.md: each benchmark owns the text between two markers and
-//! rewrites it, so that the page always shows the newest run of each.
+//! bench/RESULTS.md: each benchmark and each soak owns the text between two
+//! markers and rewrites it, so that the page always shows the newest run of each.
 
 use std::fs;
 use std::path::Path;
@@ -7,10 +7,13 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-/// Where the tables are, from the workspace's root.
+use crate::Tree;
+
+/// Where the tables are, from the root of the checkout.
 const PAGE: &str = "bench/RESULTS.md";
 
 /// A table as Markdown writes it.
+#[derive(Debug)]
 pub struct Table {
     /// The column heads.
     pub head: Vec<&'static str>,
@@ -20,14 +23,18 @@ pub struct Table {
     pub notes: Vec<String>,
 }
 
-/// Prints a benchmark's table and puts it on the page in place of its old one.
+/// Prints a table and puts it on the page in place of its old one.
+///
+/// # Errors
+/// When the page has no markers of that name or cannot be written.
 pub fn publish(name: &str, table: &Table) -> anyhow::Result<()> {
-    let text = format!("{}\n{}", provenance()?, markdown(table));
+    let tree = Tree::locate()?;
+    let text = format!("{}\n{}", provenance(tree.root())?, markdown(table));
     println!("\n## {name}\n\n{text}");
-    let page = Path::new(PAGE);
-    let old = fs::read_to_string(page).with_context(|| format!("{PAGE} could not be read"))?;
+    let page = tree.root().join(PAGE);
+    let old = fs::read_to_string(&page).with_context(|| format!("{PAGE} could not be read"))?;
     let new = replace(&old, name, &text)?;
-    fs::write(page, new).with_context(|| format!("{PAGE} could not be written"))
+    fs::write(&page, new).with_context(|| format!("{PAGE} could not be written"))
 }
 
 fn markdown(table: &Table) -> String {
@@ -42,11 +49,11 @@ fn markdown(table: &Table) -> String {
     text
 }
 
-/// Replaces what stands between a benchmark's markers.
+/// Replaces what stands between two markers.
 fn replace(page: &str, name: &str, text: &str) -> anyhow::Result<String> {
     let (start, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
     let Some(from) = page.find(&start).map(|at| at + start.len()) else {
-        bail!("{PAGE} has no line {:?}: add the two markers of the new benchmark", start.trim());
+        bail!("{PAGE} has no line {:?}: add the two markers of what is new", start.trim());
     };
     let Some(to) = page[from..].find(&end).map(|at| at + from) else {
         bail!("{PAGE} has no line {end:?}");
@@ -55,7 +62,7 @@ fn replace(page: &str, name: &str, text: &str) -> anyhow::Result<String> {
 }
 
 /// Machine, date and commit, as a line of prose.
-fn provenance() -> anyhow::Result<String> {
+fn provenance(root: &Path) -> anyhow::Result<String> {
     let cpu = fs::read_to_string("/proc/cpuinfo").context("the processor is unknown")?;
     let model = cpu
         .lines()
@@ -64,7 +71,9 @@ fn provenance() -> anyhow::Result<String> {
     // Not those that this process may use: a benchmark may have pinned it.
     let count = cpu.lines().filter(|line| line.starts_with("processor")).count();
     let commit = Command::new("git")
-        .args(["describe", "--always", "--dirty", "--abbrev=12"])
+        .current_dir(root)
+        // Under sudo the checkout is somebody else's, which git refuses.
+        .args(["-c", "safe.directory=*", "describe", "--always", "--dirty", "--abbrev=12"])
         .output()
         .context("git could not be asked for the commit")?;
     Ok(format!(
