@@ -9,6 +9,7 @@ pub mod accel;
 pub mod build;
 pub mod cpio;
 pub mod daemon;
+pub mod debian;
 pub mod guest;
 pub mod kernel;
 pub mod packages;

@@ -79,6 +79,25 @@ pub const TO_BOOT_GUESTS: &[Need] = &[
     },
 ];
 
+/// What making the Debian image takes.
+pub const TO_MAKE_DEBIAN: &[Need] = &[
+    Need {
+        evidence: Evidence::Program("mmdebstrap"),
+        package: "mmdebstrap",
+        purpose: "makes the Debian that the daemon's units are tested in",
+    },
+    Need {
+        evidence: Evidence::Program("mkfs.ext4"),
+        package: "e2fsprogs",
+        purpose: "puts that Debian onto a disk",
+    },
+    Need {
+        evidence: Evidence::Program("strip"),
+        package: "binutils",
+        purpose: "takes from the programs what only debuggers read",
+    },
+];
+
 /// What is measured beside our agent.
 pub const TO_MEASURE: &[Need] = &[
     Need {

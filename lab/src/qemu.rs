@@ -144,7 +144,7 @@ impl Guest {
             .with_context(|| self.last_words())
     }
 
-    fn last_words(&self) -> String {
+    pub(crate) fn last_words(&self) -> String {
         let errors = fs::read(self.folder.join("qemu.log")).unwrap_or_default();
         let console = self.console();
         let mut from = console.len().saturating_sub(CONSOLE_TAIL);
@@ -212,7 +212,7 @@ pub fn arguments(boot: &Boot<'_>, folder: &Path) -> Vec<OsString> {
     arguments
 }
 
-fn socket(id: &str, path: &Path) -> OsString {
+pub(crate) fn socket(id: &str, path: &Path) -> OsString {
     let mut value = joined(&format!("socket,id={id},path="), path);
     value.push(",server=on,wait=off");
     value

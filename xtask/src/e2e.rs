@@ -73,6 +73,7 @@ pub fn list() -> Result<()> {
 /// Installs what a guest needs to boot here, and says what.
 pub fn install() -> Result<Tally> {
     lab::packages::ensure(lab::packages::TO_BOOT_GUESTS, &say)?;
+    lab::packages::ensure(lab::packages::TO_MAKE_DEBIAN, &say)?;
     lab::packages::ensure_guest_target(&Tree::locate()?, &say)?;
     Ok(Tally::default())
 }
@@ -85,12 +86,13 @@ pub struct Built {
 }
 
 impl Built {
-    /// Builds all of it, and brings the guests' kernel.
+    /// Builds all of it, and brings the guests' kernel and the Debian image.
     pub fn new(profile: Profile) -> Result<Self> {
         let tree = Tree::locate()?;
         let agent = lab::build::agent(&tree, &say)?;
         let programs = lab::build::host_programs(&tree, profile, &say)?;
         lab::kernel::obtain(&tree, &say)?;
+        lab::debian::obtain(&tree, &say)?;
         workspace::run(&mut workspace::cargo(&["build", "--package", "e2e"]))?;
         Ok(Self { tree, agent, programs })
     }
