@@ -34,6 +34,20 @@ pub enum AgentState {
     Silent,
 }
 
+impl AgentState {
+    /// Every state.
+    pub const ALL: [Self; 3] = [Self::Absent, Self::Connected, Self::Silent];
+
+    /// The word that stands for it on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Connected => "connected",
+            Self::Silent => "silent",
+        }
+    }
+}
+
 /// Everything that is known of the inside of a VM: `GET /vms/{id}/guest`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

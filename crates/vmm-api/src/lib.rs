@@ -4,6 +4,7 @@
 
 pub mod event;
 pub mod guest;
+pub mod list;
 pub mod operation;
 pub mod problem;
 pub mod vm;

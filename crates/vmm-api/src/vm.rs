@@ -169,8 +169,12 @@ impl std::fmt::Display for State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VmList {
-    /// Sorted by name.
+    /// In the order that was asked for.
     pub vms: Vec<Vm>,
+    /// How many VMs there are.
+    pub total: u64,
+    /// How many of them fit the filters, on this page or not.
+    pub matched: u64,
     /// Hand this back as `cursor` for the next page; absent on the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,

@@ -104,7 +104,7 @@ impl App {
         let mut doors = JoinSet::new();
         doors.spawn(api::serve_unix(self.unix, context, closing.clone()));
         doors.spawn(api::serve_tcp(self.tcp, closing.clone()));
-        let vms = self.registry.list().len();
+        let vms = self.registry.len();
         tracing::info!(vms, socket = %self.socket.display(), port, "The daemon is ready.");
         notify(NotifyState::Ready);
         let why = tokio::select! {

@@ -2,8 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
+use vmm_api::guest::AgentState;
+use vmm_api::list::{Filter, Sort, SortKey};
+use vmm_api::vm::State;
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
@@ -26,7 +31,7 @@ pub(crate) struct Cli {
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
-    /// How to print: tables for people, or the API's own JSON.
+    /// How to print.
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
     /// vmm-service's socket.
@@ -45,11 +50,41 @@ pub(crate) struct Global {
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    /// Tables that fit the terminal.
     Table,
-    /// For programs; commands on several VMs and streams print one JSON object
+    /// Tables with everything in them, however wide.
+    Wide,
+    /// The API's own JSON; commands on several VMs and streams print one object
     /// per line.
     Json,
+    /// The names of the VMs alone, one per line.
+    Name,
+}
+
+impl Cli {
+    /// The command line; the program ends here when it is wrong.
+    pub(crate) fn read() -> Self {
+        let cli = Self::parse();
+        if cli.global.output == Format::Name && !cli.command.is_about_names() {
+            let what = "`-o name` is for commands that list or change VMs";
+            Self::command().error(ErrorKind::ArgumentConflict, what).exit();
+        }
+        cli
+    }
+}
+
+impl Command {
+    fn is_about_names(&self) -> bool {
+        !matches!(
+            self,
+            Self::Guest(_)
+                | Self::Watch(_)
+                | Self::Log(_)
+                | Self::Events(_)
+                | Self::Completions { .. }
+                | Self::Man { .. }
+        )
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -100,49 +135,80 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Only VMs in this state.
-    #[arg(long)]
-    pub(crate) state: Option<StateWord>,
-    /// Only VMs with this label.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
-    pub(crate) label: Option<(String, String)>,
+    #[command(flatten)]
+    pub(crate) select: Select,
+    /// No more than so many VMs.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+}
+
+/// Which VMs, and in which order.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Select {
+    /// Only VMs in one of these states.
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = states())]
+    pub(crate) state: Vec<State>,
+    /// Only VMs whose agent is in one of these states.
+    #[arg(long, value_name = "AGENT", value_delimiter = ',', value_parser = agents())]
+    pub(crate) agent: Vec<AgentState>,
+    /// Only VMs with this label; given several times: with all of them.
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = label)]
+    pub(crate) label: Vec<(String, String)>,
+    /// Only VMs whose name fits: `*` stands for any characters, `?` for one.
+    #[arg(long = "name", value_name = "PATTERN")]
+    pub(crate) pattern: Option<String>,
     /// What to sort by.
-    #[arg(long, value_enum, default_value_t = SortBy::Name)]
-    pub(crate) sort: SortBy,
+    #[arg(long, value_name = "KEY", value_parser = sort_keys())]
+    pub(crate) sort: Option<SortKey>,
     /// Turn the order round.
     #[arg(long)]
     pub(crate) reverse: bool,
 }
 
+impl Select {
+    /// Which VMs.
+    pub(crate) fn filter(&self) -> Filter {
+        Filter {
+            states: self.state.clone(),
+            agents: self.agent.clone(),
+            name: self.pattern.clone(),
+            labels: self.label.clone(),
+        }
+    }
+
+    /// In which order; by `key` when nothing else was asked for.
+    pub(crate) fn sort(&self, key: SortKey) -> Sort {
+        Sort { key: self.sort.unwrap_or(key), descending: self.reverse }
+    }
+}
+
+fn states() -> impl TypedValueParser<Value = State> {
+    words(State::ALL.map(|state| (state.as_str(), state)))
+}
+
+fn agents() -> impl TypedValueParser<Value = AgentState> {
+    words(AgentState::ALL.map(|agent| (agent.as_str(), agent)))
+}
+
+fn sort_keys() -> impl TypedValueParser<Value = SortKey> {
+    words(SortKey::ALL.map(|key| (key.as_str(), key)))
+}
+
+/// Takes one of these words, and none else.
+fn words<T, const COUNT: usize>(
+    words: [(&'static str, T); COUNT],
+) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words.map(|(word, _)| word)).try_map(move |word| {
+        words.iter().find(|(known, _)| *known == word).map(|(_, is)| *is).ok_or("no such word")
+    })
+}
+
 fn label(text: &str) -> Result<(String, String), &'static str> {
     let (key, value) = text.split_once('=').ok_or("a label is written KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
-}
-
-/// The states of a VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum StateWord {
-    Created,
-    Starting,
-    Running,
-    Paused,
-    Stopping,
-    Stopped,
-    Failed,
-    Deleting,
-}
-
-/// What a list is sorted by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum SortBy {
-    /// By name.
-    Name,
-    /// By state, then name.
-    State,
-    /// The newest first.
-    Created,
-    /// The largest memory first.
-    Memory,
 }
 
 #[derive(Debug, Args)]
@@ -209,6 +275,8 @@ pub(crate) struct Watch {
     /// Only these VMs; all when none is named.
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) select: Select,
     /// Print the table anew every so many seconds instead of redrawing it.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) interval: Option<u64>,
@@ -233,4 +301,66 @@ pub(crate) struct Events {
     /// Begin after this event, as `-o json` names it.
     #[arg(long, value_name = "ID")]
     pub(crate) since: Option<vmm_api::event::EventId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(arguments: &[&str]) -> Result<List, clap::Error> {
+        let all = ["vmmctl", "list"].iter().chain(arguments);
+        Cli::try_parse_from(all).map(|cli| match cli.command {
+            Command::List(list) => list,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn filters_take_the_words_of_the_api() {
+        for state in State::ALL {
+            let list = listed(&["--state", state.as_str()]).unwrap();
+            assert_eq!(list.select.filter().states, [state]);
+        }
+        let list = listed(&[
+            "--state",
+            "failed,stopped",
+            "--agent",
+            "silent",
+            "-l",
+            "a=b",
+            "--label",
+            "c=d=e",
+            "--name",
+            "web-*",
+            "--sort",
+            "agent_age",
+            "--reverse",
+            "--limit",
+            "9",
+        ])
+        .unwrap();
+        let filter = list.select.filter();
+        assert_eq!(filter.states, [State::Failed, State::Stopped]);
+        assert_eq!(filter.agents, [AgentState::Silent]);
+        assert_eq!(filter.name.as_deref(), Some("web-*"));
+        let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(filter.labels, [label("a", "b"), label("c", "d=e")]);
+        assert_eq!(list.select.sort(SortKey::Name).to_string(), "-agent_age");
+        assert_eq!(list.limit, Some(9));
+    }
+
+    #[test]
+    fn wrong_words_are_told_with_the_right_ones() {
+        for (flag, word, right) in [
+            ("--state", "asleep", "running"),
+            ("--agent", "gone", "connected"),
+            ("--sort", "size", "memory_mib"),
+            ("--label", "tier", "KEY=VALUE"),
+            ("--limit", "0", "1.."),
+        ] {
+            let error = listed(&[flag, word]).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(right), "{error}");
+        }
+    }
 }

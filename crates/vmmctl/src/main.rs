@@ -11,13 +11,11 @@ mod sys;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use failure::{Exit, Failure};
 use output::Output;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::read();
     let output = Output::new(cli.global.output);
     let outcome = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -37,8 +37,11 @@ impl Output {
     }
 
     /// How wide tables may be: as the terminal now is, or as `COLUMNS` says;
-    /// a pipe takes all.
+    /// a pipe takes all, and so does whoever asked for wide ones.
     pub(crate) fn width(self) -> Option<usize> {
+        if self.format == Format::Wide {
+            return None;
+        }
         if self.terminal
             && let Some(size) = sys::terminal::size()
         {

@@ -7,6 +7,7 @@
 mod connection;
 mod error;
 mod events;
+mod list;
 mod sse;
 mod wait;
 
@@ -23,10 +24,11 @@ use uuid::Uuid;
 use crate::guest::Guest;
 use crate::operation::Operation;
 use crate::problem::{self, Problem};
-use crate::vm::{RestartRequest, StopRequest, Vm, VmList};
+use crate::vm::{RestartRequest, StopRequest, Vm};
 
 pub use error::Error;
 pub use events::{EventStream, Next, Received};
+pub use list::{ListQuery, MAX_PAGE, Pages};
 
 use connection::{Connection, Limits, Request};
 
@@ -53,19 +55,6 @@ pub struct Client {
     socket: PathBuf,
 }
 
-/// Which VMs to list.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ListQuery {
-    /// Only those in this state, by its word.
-    pub state: Option<String>,
-    /// Only those with this label: key and value.
-    pub label: Option<(String, String)>,
-    /// How many to a page; the daemon's own default when absent.
-    pub limit: Option<u32>,
-    /// Where the page begins: `next_cursor` of the page before.
-    pub cursor: Option<String>,
-}
-
 impl Client {
     /// A client of the daemon that listens on `socket`. Connects to nothing
     /// yet.
@@ -86,47 +75,6 @@ impl Client {
     /// reached, refused, or answered what this client does not understand.
     pub async fn health(&self) -> Result<(), Error> {
         self.send(Method::GET, "/health".to_owned(), None, ANSWER_DEADLINE).await.map(drop)
-    }
-
-    /// One page of VMs, sorted by name.
-    ///
-    /// # Errors
-    ///
-    /// See [`Client::health`].
-    pub async fn list(&self, query: &ListQuery) -> Result<VmList, Error> {
-        let limit = query.limit.map(|limit| limit.to_string());
-        let label = query.label.as_ref().map(|(key, value)| format!("{key}:{value}"));
-        let path = with_query(
-            "/vms",
-            &[
-                ("state", query.state.as_deref()),
-                ("label", label.as_deref()),
-                ("limit", limit.as_deref()),
-                ("cursor", query.cursor.as_deref()),
-            ],
-        );
-        self.get(path).await
-    }
-
-    /// All VMs on all pages from `query.cursor` on.
-    ///
-    /// # Errors
-    ///
-    /// See [`Client::health`]; [`Error::Protocol`] too when a page leads back
-    /// to itself.
-    pub async fn list_all(&self, query: &ListQuery) -> Result<Vec<Vm>, Error> {
-        let mut query = query.clone();
-        let mut vms = Vec::new();
-        loop {
-            let page = self.list(&query).await?;
-            let empty = page.vms.is_empty();
-            vms.extend(page.vms);
-            let Some(cursor) = page.next_cursor else { return Ok(vms) };
-            if empty || query.cursor.as_ref() == Some(&cursor) {
-                return Err(Error::Protocol("its list of VMs has no end".to_owned()));
-            }
-            query.cursor = Some(cursor);
-        }
     }
 
     /// Creates a VM. `spec` is a [`crate::vm::VmSpec`], or any other value so

@@ -13,6 +13,7 @@ mod health;
 mod idempotency;
 mod metrics;
 mod operations;
+mod page;
 mod patience;
 mod problem;
 mod query;
@@ -47,6 +48,8 @@ pub struct Context {
     pub hub: Hub,
     /// What happens.
     pub events: EventBus,
+    /// The lists that callers are on their way through.
+    orders: page::Orders,
     /// Ends the streams, which would otherwise outlive every drain.
     shutdown: CancellationToken,
 }
@@ -59,7 +62,7 @@ impl Context {
         events: EventBus,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { registry, hub, events, shutdown }
+        Self { registry, hub, events, orders: page::Orders::default(), shutdown }
     }
 }
 

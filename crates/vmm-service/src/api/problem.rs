@@ -69,6 +69,17 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "bad-parameter", "A parameter is wrong", detail)
     }
 
+    /// Parameters are wrong: all that are, at once.
+    pub fn bad_parameters(errors: Vec<FieldError>) -> Self {
+        let detail = match &errors[..] {
+            [FieldError { field, detail }] => format!("{field}: {detail}."),
+            several => format!("{} parameters are wrong.", several.len()),
+        };
+        let mut problem = Self::bad_parameter(detail);
+        problem.0.errors = errors;
+        problem
+    }
+
     /// The body is longer than anything that we take.
     pub fn too_large(limit: usize) -> Self {
         let detail = format!("The body is longer than {limit} bytes.");

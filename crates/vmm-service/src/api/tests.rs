@@ -285,7 +285,35 @@ async fn lists_have_pages_and_filters() {
     assert_eq!(names(last), ["b1"]);
     assert_eq!(names(api.get("/vms?state=running").await), ["a2"]);
     assert_eq!(names(api.get("/vms?label=tier:front").await), ["a2", "b1"]);
-    assert_eq!(names(api.get("/vms?name=a").await), ["a1", "a2"]);
+    assert_eq!(names(api.get("/vms?name=a*").await), ["a1", "a2"]);
+    assert_eq!(names(api.get("/vms?name=a").await), [""; 0]);
+    assert_eq!(names(api.get("/vms?state=created,failed&label=tier:front").await), ["b1"]);
+    assert_eq!(
+        names(api.get("/vms?state=created&state=running&sort=-name").await),
+        ["b1", "a2", "a1"]
+    );
+    assert_eq!(names(api.get("/vms?sort=-state").await), ["a2", "a1", "b1"]);
+    assert_eq!(names(api.get("/vms?agent=connected").await), [""; 0]);
+    let counted = api.get("/vms?limit=1&name=a*").await.json();
+    assert_eq!((&counted["total"], &counted["matched"]), (&json!(3), &json!(2)));
+}
+
+#[tokio::test]
+async fn every_wrong_parameter_is_told_at_once() {
+    let api = Api::new().await;
+    let path = "/vms?limit=1001&state=running,asleep&agent=gone&sort=size&label=tier&name=\
+                &cursor=zz&colour=red&limit=2";
+    let answer = api.get(path).await;
+    assert_eq!((answer.status, answer.problem().as_str()), (400, "bad-parameter"));
+    let errors = answer.json()["errors"].clone();
+    let told: Vec<&str> =
+        errors.as_array().unwrap().iter().map(|error| error["field"].as_str().unwrap()).collect();
+    assert_eq!(told, ["limit", "cursor", "state", "agent", "name", "label", "sort", "colour"]);
+    for right in
+        ["1 to 1000", "next_cursor", "stopping", "connected", "web-*", "tier:web", "-", "limit"]
+    {
+        assert!(answer.text.contains(right), "{right}: {}", answer.text);
+    }
 }
 
 #[tokio::test]

@@ -145,6 +145,20 @@ impl Registry {
         entries.iter().map(|entry| self.show(entry)).collect()
     }
 
+    /// Looks at every VM as it is now, in no order and without copying any.
+    /// `look` must not come back to the registry.
+    pub fn each(&self, mut look: impl FnMut(&View)) {
+        let vms = self.inner.read();
+        for entry in vms.by_id.values() {
+            look(&entry.view.borrow());
+        }
+    }
+
+    /// How many VMs there are.
+    pub fn len(&self) -> usize {
+        self.inner.read().by_id.len()
+    }
+
     /// Asks a VM's driver for something. Answers when it is granted and written
     /// down, not when it is done.
     ///

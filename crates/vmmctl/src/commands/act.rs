@@ -100,6 +100,9 @@ fn accepted(
     if output.format == Format::Json {
         return output.json_line(operation);
     }
+    if output.format == Format::Name {
+        return output.lines(&[Text::new(name)]);
+    }
     let text =
         Text::styled(Style::Strong, name).and(Style::Plain, format!(" {}", action.words().0));
     output.lines(&[text.and(Style::Faint, format!("  operation {}", operation.id))])
@@ -170,7 +173,9 @@ fn ended(
             format!("`vmmctl info {name}` and `vmmctl log {name}` show what there is to know"),
         );
         tell(output, &failure, failed);
-    } else if output.format == Format::Table {
+    } else if output.format == Format::Name {
+        output.lines(&[Text::new(name)])?;
+    } else if output.format != Format::Json {
         let took = operation
             .ended_at
             .map(|end| end.duration_since(operation.created_at).as_secs_f64())

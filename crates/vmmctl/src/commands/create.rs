@@ -9,6 +9,7 @@ use vmm_api::client::Client;
 use crate::cli::{Create, Format};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
+use crate::render::text::Text;
 
 /// The longest specification that is read, as long as the longest body that
 /// the daemon takes.
@@ -31,6 +32,9 @@ pub(super) async fn run(client: &Client, output: Output, create: &Create) -> Res
     let vm = client.create(&spec).await?;
     if output.format == Format::Json {
         return output.document(&vm);
+    }
+    if output.format == Format::Name {
+        return output.lines(&[Text::new(&vm.spec.name)]);
     }
     output.raw(format!("{}\n", vm.id).as_bytes())
 }

@@ -25,7 +25,7 @@ pub(super) async fn run(client: &Client, output: Output, delete: &Delete) -> Res
 
 fn confirmed(names: &[String]) -> io::Result<bool> {
     let question = Text::new("Delete ")
-        .and(Style::Plain, units::count(names.len(), "VM", "VMs"))
+        .and(Style::Plain, units::count(names.len() as u64, "VM", "VMs"))
         .and(Style::Plain, format!(" ({}) for good? [y/N] ", names.join(", ")));
     write!(io::stderr(), "{}", question.to_line(false))?;
     io::stderr().flush()?;

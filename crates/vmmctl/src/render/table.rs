@@ -86,6 +86,15 @@ impl Table {
 
     /// The header and the rows, each at most `width` wide when that is given.
     pub(crate) fn lines(&self, width: Option<usize>) -> Vec<Text> {
+        let mut layout = self.layout(width);
+        let mut lines = vec![self.header(&layout, width)];
+        lines.extend(self.more_lines(&mut layout, width));
+        lines
+    }
+
+    /// Which columns are shown, and how wide they are, with the rows as they
+    /// are now.
+    pub(crate) fn layout(&self, width: Option<usize>) -> Layout {
         let natural: Vec<usize> =
             (0..self.columns.len()).map(|index| self.natural_width(index)).collect();
         let mut shown: Vec<(usize, usize)> = natural
@@ -99,15 +108,26 @@ impl Table {
             self.drop_columns(&mut shown, width);
             self.shrink(&mut shown, width);
         }
-        let header: Vec<Text> =
+        Layout { shown }
+    }
+
+    /// The columns' titles.
+    pub(crate) fn header(&self, layout: &Layout, width: Option<usize>) -> Text {
+        let titles: Vec<Text> =
             self.columns.iter().map(|c| Text::styled(Style::Faint, c.title)).collect();
-        std::iter::once(&header)
-            .chain(&self.rows)
-            .map(|cells| {
-                let line = self.line(cells, &shown);
-                if let Some(width) = width { line.cut(width) } else { line }
-            })
-            .collect()
+        self.line(&titles, &layout.shown, width)
+    }
+
+    /// The rows alone, beneath others that had the layout: its columns stay,
+    /// and become wider where these rows need it.
+    pub(crate) fn more_lines(&self, layout: &mut Layout, width: Option<usize>) -> Vec<Text> {
+        for column in &mut layout.shown {
+            column.1 = column.1.max(self.natural_width(column.0));
+        }
+        if let Some(width) = width {
+            self.shrink(&mut layout.shown, width);
+        }
+        self.rows.iter().map(|cells| self.line(cells, &layout.shown, width)).collect()
     }
 
     fn natural_width(&self, index: usize) -> usize {
@@ -158,7 +178,7 @@ impl Table {
         }
     }
 
-    fn line(&self, cells: &[Text], shown: &[(usize, usize)]) -> Text {
+    fn line(&self, cells: &[Text], shown: &[(usize, usize)], most: Option<usize>) -> Text {
         let mut line = Text::default();
         // Spaces are added before the next cell only, so that none end a line.
         let mut owed = 0;
@@ -176,8 +196,14 @@ impl Table {
             line = line.and(Style::Plain, " ".repeat(owed + before)).append(cell);
             owed = after + GAP.len();
         }
-        line
+        if let Some(most) = most { line.cut(most) } else { line }
     }
+}
+
+/// Which columns a table shows, by their place, and how wide they are.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    shown: Vec<(usize, usize)>,
 }
 
 fn gaps(columns: usize) -> usize {
@@ -232,6 +258,19 @@ mod tests {
         table.row(vec![Text::new("x"), Text::absent()]);
         assert_eq!(table.lines(None)[0].to_line(false), "A");
         assert_eq!(table.steady().lines(None)[0].to_line(false), "A  B");
+    }
+
+    #[test]
+    fn a_later_page_stands_beneath_the_first() {
+        let mut layout = table().layout(None);
+        let mut page = Table::new(table().columns);
+        page.row(vec![Text::new("a-still-longer-name"), Text::new("9 GiB"), Text::new("x")]);
+        page.row(vec![Text::new("c"), Text::new("512 MiB"), Text::default()]);
+        let lines = page.more_lines(&mut layout, None);
+        assert_eq!(lines[0].to_line(false), "a-still-longer-name     9 GiB  x");
+        assert_eq!(lines[1].to_line(false), "c                     512 MiB");
+        let narrow = page.more_lines(&mut table().layout(Some(30)), Some(30));
+        assert_eq!(narrow[0].to_line(false), "a-still-l…     9 GiB  x");
     }
 
     proptest! {

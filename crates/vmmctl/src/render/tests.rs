@@ -153,9 +153,13 @@ fn snapshot(name: &str, page: impl Fn(Option<usize>) -> Vec<Text>) {
     insta::assert_snapshot!(name, text);
 }
 
+fn list_page(width: Option<usize>) -> Vec<Text> {
+    vm::List::default().page(&vms(), false, &clock(), width)
+}
+
 #[test]
 fn list() {
-    snapshot("list", |width| vm::list(&vms(), &clock(), width));
+    snapshot("list", list_page);
 }
 
 #[test]
@@ -184,7 +188,7 @@ fn the_live_table() {
 
 #[test]
 fn pages_without_a_width_hold_everything() {
-    let list = plain(&vm::list(&vms(), &clock(), None));
+    let list = plain(&list_page(None));
     for whole in ["batch-with-a-rather-long-name.example.org", "owner=ana,tier=data"] {
         assert!(list.contains(whole), "{list}");
     }

@@ -79,9 +79,22 @@ pub(crate) fn short_duration(seconds: f64) -> String {
     }
 }
 
-/// `1 VM`, `2 VMs`.
-pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
+/// `1 VM`, `2 VMs`, `10,000 VMs`.
+pub(crate) fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", grouped(number), if number == 1 { one } else { many })
+}
+
+/// `9,812`: digits by threes.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
 }
 
 fn pair(large: u64, large_unit: &str, small: u64, small_unit: &str) -> String {
@@ -175,6 +188,14 @@ mod tests {
         assert!((share(9, 4) - 100.0).abs() < 1e-9);
         assert_eq!(percent(f64::NAN), "0.0 %");
         assert_eq!(short_percent(12.34), "12.3");
+    }
+
+    #[test]
+    fn large_counts_are_grouped() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(grouped(number), text);
+        }
+        assert_eq!(count(10_000, "VM", "VMs"), "10,000 VMs");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use vmm_api::guest::AgentState;
 use vmm_api::vm::{DiskFormat, Network, State, Vm};
 
 use super::clock::Clock;
-use super::table::{Column, Table};
+use super::table::{Column, Layout, Table};
 use super::text::{Style, Text};
 use super::units;
 
@@ -51,8 +51,36 @@ pub(crate) fn field(label: &str, value: Text) -> Text {
     Text::styled(Style::Faint, format!("{label:<LABEL_WIDTH$}")).append(value)
 }
 
-/// The table of `list`.
-pub(crate) fn list(vms: &[Vm], clock: &Clock, width: Option<usize>) -> Vec<Text> {
+/// The table of `list`, page by page.
+#[derive(Debug, Default)]
+pub(crate) struct List {
+    layout: Option<Layout>,
+}
+
+impl List {
+    /// The lines of the next page, the header before the first. With `more`
+    /// pages to come, columns that have nothing to show yet are kept for them.
+    pub(crate) fn page(
+        &mut self,
+        vms: &[Vm],
+        more: bool,
+        clock: &Clock,
+        width: Option<usize>,
+    ) -> Vec<Text> {
+        let mut table = rows(vms, clock);
+        if let Some(layout) = &mut self.layout {
+            return table.more_lines(layout, width);
+        }
+        if more {
+            table = table.steady();
+        }
+        let lines = table.lines(width);
+        self.layout = Some(table.layout(width));
+        lines
+    }
+}
+
+fn rows(vms: &[Vm], clock: &Clock) -> Table {
     let mut table = Table::new(vec![
         Column::left("NAME").shrinks_to(12),
         Column::left("STATE"),
@@ -87,7 +115,7 @@ pub(crate) fn list(vms: &[Vm], clock: &Clock, width: Option<usize>) -> Vec<Text>
             Text::new(vm.state_detail.as_deref().unwrap_or_default()).cut(MAX_WHY_WIDTH),
         ]);
     }
-    table.lines(width)
+    table
 }
 
 /// Everything that the host knows of a VM.
@@ -108,10 +136,12 @@ pub(crate) fn info(vm: &Vm, clock: &Clock, width: Option<usize>) -> Vec<Text> {
     lines.push(field("Guest", guest_line(vm)));
     lines.push(field("Created", Text::new(clock.local(vm.created_at))));
     let memory = units::bytes(vm.spec.memory_mib.saturating_mul(MIB));
-    let cpus = usize::try_from(vm.spec.vcpus).unwrap_or(usize::MAX);
     lines.push(field(
         "Machine",
-        Text::new(format!("{}, {memory}", units::count(cpus, "processor", "processors"))),
+        Text::new(format!(
+            "{}, {memory}",
+            units::count(u64::from(vm.spec.vcpus), "processor", "processors")
+        )),
     ));
     for (label, value) in
         [("Kernel", &vm.spec.kernel), ("Initrd", &vm.spec.initrd), ("Arguments", &vm.spec.cmdline)]

@@ -25,7 +25,7 @@ const STACKED_DEVICES: [&str; 4] = ["dm-", "md", "loop", "zram"];
 /// One line that says how the fleet stands.
 pub(crate) fn summary(fleet: &Fleet) -> Text {
     let members = fleet.sorted();
-    let mut text = Text::styled(Style::Strong, units::count(members.len(), "VM", "VMs"));
+    let mut text = Text::styled(Style::Strong, units::count(members.len() as u64, "VM", "VMs"));
     let kinds: [(&[State], Style, &str); 4] = [
         (&[State::Running], Style::Good, "running"),
         (&[State::Starting, State::Stopping, State::Deleting], Style::Moving, "changing"),
@@ -43,7 +43,7 @@ pub(crate) fn summary(fleet: &Fleet) -> Text {
         .filter(|member| member.is_live() && member.vm.guest.agent == AgentState::Silent)
         .count();
     if silent > 0 {
-        let words = units::count(silent, "silent agent", "silent agents");
+        let words = units::count(silent as u64, "silent agent", "silent agents");
         text = text.and(Style::Plain, "  ").and(Style::Bad, words);
     }
     text

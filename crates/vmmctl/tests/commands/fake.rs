@@ -199,3 +199,9 @@ pub fn operation(kind: &str, state: &str) -> Value {
         "error": if state == "failed" { json!("the kernel is not there") } else { Value::Null },
     })
 }
+
+/// All VMs on one page.
+pub fn page(vms: &[Value]) -> Value {
+    let count = vms.len();
+    json!({"vms": vms, "total": count, "matched": count})
+}

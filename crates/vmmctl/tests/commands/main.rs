@@ -10,7 +10,7 @@ mod terminal;
 use std::io::Write as _;
 use std::process::Stdio;
 
-use fake::{Fake, Ran, command, ok, operation, problem, vm};
+use fake::{Fake, Ran, command, ok, operation, page, problem, vm};
 use serde_json::{Value, json};
 
 #[test]
@@ -82,28 +82,62 @@ fn something_else_that_listens_is_1() {
 fn a_list_goes_through_all_pages() {
     let fake = Fake::new(|asked| {
         if asked.line.contains("cursor=") {
-            ok(json!({"vms": [vm("db")]}))
+            ok(json!({"vms": [vm("web")], "total": 9, "matched": 2}))
         } else {
-            ok(json!({"vms": [vm("web")], "next_cursor": "p/2"}))
+            ok(json!({"vms": [vm("db")], "total": 9, "matched": 2, "next_cursor": "p/2"}))
         }
     });
-    let ran = fake.vmmctl(&["list", "--label", "tier=a b", "--state", "running", "-o", "json"]);
-    assert_eq!(ran.code, 0, "{}", ran.err);
+    let words = ["list", "--label", "tier=a b", "--state", "running,paused", "--sort", "agent_age"];
+    let ran = fake.vmmctl(&[&words[..], &["--reverse", "-o", "json"]].concat());
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     let list: Value = serde_json::from_str(&ran.out).unwrap();
-    let names: Vec<_> =
-        list["vms"].as_array().unwrap().iter().map(|v| &v["spec"]["name"]).collect();
-    assert_eq!(names, ["db", "web"]);
-    assert_eq!(list["vms"][0], vm("db"));
-    let first = "GET /vms?state=running&label=tier%3Aa%20b";
-    assert_eq!(fake.lines(), [first.to_owned(), format!("{first}&cursor=p%2F2")]);
+    assert_eq!(list, json!({"vms": [vm("db"), vm("web")], "total": 9, "matched": 2}));
+    let line = |more: &str| {
+        format!("GET /vms?state=running%2Cpaused&sort=-agent_age&{more}&label=tier%3Aa%20b")
+    };
+    assert_eq!(fake.lines(), [line("limit=100"), line("limit=1000&cursor=p%2F2")]);
+    assert_eq!(fake.vmmctl(&["list", "-o", "name"]).out, "db\nweb\n");
+    let table = fake.vmmctl(&["list"]).out;
+    assert_eq!(table.lines().count(), 3, "one header: {table}");
+    let wide = fake.vmmctl(&["list", "-o", "wide"]).out;
+    assert!(wide.lines().next().unwrap().contains("  ID"), "{wide}");
+}
+
+#[test]
+fn a_list_that_is_cut_says_so() {
+    let fake = Fake::new(|_| {
+        let vms: Vec<Value> = ["db", "web"].map(vm).to_vec();
+        ok(json!({"vms": vms, "total": 10_000, "matched": 9812, "next_cursor": "x"}))
+    });
+    for format in ["table", "wide", "json", "name"] {
+        let ran = fake.vmmctl(&["list", "--limit", "2", "-o", format]);
+        assert_eq!(ran.code, 0);
+        assert!(ran.err.starts_with("showing 2 of 9,812 VMs: raise --limit"), "{}", ran.err);
+    }
+    assert!(fake.lines().iter().all(|line| line == "GET /vms?limit=2"));
 }
 
 #[test]
 fn a_list_without_end_is_noticed() {
-    let fake = Fake::new(|_| ok(json!({"vms": [vm("web")], "next_cursor": "x"})));
+    let page = json!({"vms": [vm("web")], "total": 1, "matched": 1, "next_cursor": "x"});
+    let fake = Fake::new(move |_| ok(page.clone()));
     let ran = fake.vmmctl(&["list"]);
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("has no end"), "{}", ran.err);
+}
+
+#[test]
+fn names_are_printed_where_there_are_any() {
+    let fake = Fake::new(|asked| match asked.line.as_str() {
+        "GET /vms/web" => ok(vm("web")),
+        _ => (202, "application/json", operation("start", "succeeded").to_string()),
+    });
+    assert_eq!(fake.vmmctl(&["info", "web", "-o", "name"]).out, "web\n");
+    assert_eq!(fake.vmmctl(&["start", "web", "-o", "name"]).out, "web\n");
+    for words in [&["guest", "web"][..], &["log", "web"], &["events"], &["watch"]] {
+        let ran = fake.vmmctl(&[words, &["-o", "name"]].concat());
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{words:?}");
+    }
 }
 
 #[test]
@@ -256,7 +290,7 @@ fn a_piped_log_is_raw_and_has_as_many_lines_as_asked() {
 fn events_come_back_after_a_lost_connection() {
     let fake = Fake::new(|asked| {
         if asked.line.starts_with("GET /vms?") || asked.line == "GET /vms" {
-            return ok(json!({"vms": [vm("web")]}));
+            return ok(page(&[vm("web")]));
         }
         match asked.last_event_id.as_deref() {
             None => {
@@ -291,7 +325,7 @@ fn events_come_back_after_a_lost_connection() {
 #[test]
 fn watch_without_a_terminal_prints_one_table() {
     let fake = Fake::new(|asked| match asked.line.as_str() {
-        "GET /vms" => ok(json!({"vms": [vm("web")]})),
+        "GET /vms" => ok(page(&[vm("web")])),
         "GET /vms/web" => ok(vm("web")),
         _ => ok(
             json!({"agent": "connected", "age_s": 2.0, "facts": {"cpu": {"usage_percent": 12.5}},
@@ -308,7 +342,7 @@ fn watch_without_a_terminal_prints_one_table() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
-    let fake = Fake::new(|_| ok(json!({"vms": vec![vm("web"); 4000]})));
+    let fake = Fake::new(|_| ok(page(&vec![vm("web"); 4000])));
     let mut child = command(&fake.socket())
         .args(["list", "-o", "json"])
         .stdout(Stdio::piped())

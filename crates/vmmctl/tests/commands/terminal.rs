@@ -11,7 +11,7 @@ use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, SpecialCodeIndex, Termios, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::json;
 
-use crate::fake::{Fake, command, ok, vm};
+use crate::fake::{Fake, command, ok, page, vm};
 
 /// How long the program may take for anything.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -32,7 +32,7 @@ struct Terminal {
 impl Terminal {
     fn new() -> Self {
         let daemon = Fake::new(|asked| match asked.line.as_str() {
-            "GET /vms" => ok(json!({"vms": [vm("web")]})),
+            "GET /vms" => ok(page(&[vm("web")])),
             "GET /events" => (200, "text/event-stream", ": nothing happens\n\n".to_owned()),
             _ => ok(json!({"agent": "connected", "age_s": 2.0, "facts": {}, "boot": [],
                 "dropped": {}})),
