@@ -15,6 +15,19 @@ pub const MAX_FACTS_BYTES: usize = 1024 * 1024;
 /// hold.
 pub const MAX_FACTS_KEYS: usize = 10_000;
 
+/// How many values, at all levels together, the merged facts of one guest may
+/// hold: array elements included, and the facts themselves. A parsed value
+/// takes 32 bytes of memory however short its text.
+pub const MAX_FACTS_VALUES: usize = 4 * MAX_FACTS_KEYS;
+
+/// How many of those values may be objects and arrays. A parsed object with one
+/// member takes 600 bytes of memory, and eight of text.
+pub const MAX_FACTS_CONTAINERS: usize = 4_000;
+
+/// How many more keys, values and containers an object may hold than the facts
+/// in it: what a report has around them, with room for a later version's.
+pub const ENVELOPE_VALUES: usize = 64;
+
 /// The protocol versions that this crate speaks, best first. The host keeps
 /// the current version and the one before it.
 pub const PROTOCOLS: &[u32] = &[1];

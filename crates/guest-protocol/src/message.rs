@@ -123,7 +123,7 @@ pub struct Lifecycle {
 }
 
 /// What a guest says unasked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "event", content = "data", rename_all = "SCREAMING_SNAKE_CASE")]
 #[allow(missing_docs, reason = "each variant is documented at the type that it carries")]
 pub enum Event {
@@ -134,7 +134,7 @@ pub enum Event {
 }
 
 /// An event with the guest's clock, as it stands on the wire.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TimedEvent {
     /// What happened.
     #[serde(flatten)]
@@ -144,18 +144,18 @@ pub struct TimedEvent {
 }
 
 /// The answer to a [`Request`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Reply {
     /// The result or the error.
     #[serde(flatten)]
     pub outcome: Outcome,
     /// The request's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<Value>,
 }
 
 /// What a command came to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// The command's result; `{}` where there is none to tell.

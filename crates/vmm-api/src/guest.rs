@@ -79,6 +79,9 @@ pub struct Guest {
     pub boot: Vec<Lifecycle>,
     /// What was thrown away of what came through the channel.
     pub dropped: ChannelDrops,
+    /// What came through the channel, and what was held back of it.
+    #[serde(default)]
+    pub channel: ChannelCounters,
 }
 
 /// What was thrown away of what came through a VM's channel since the daemon
@@ -93,10 +96,78 @@ pub struct ChannelDrops {
     pub too_long: u64,
     /// Objects nested deeper than the channel's limit.
     pub too_deep: u64,
+    /// Objects with more keys, values or containers than the channel's limits.
+    pub too_wide: u64,
     /// Objects that were no message of the contract.
     pub malformed: u64,
     /// Reports whose merged facts would have passed the limits.
     pub facts_over_limit: u64,
-    /// Reading pauses forced upon a guest that sent faster than its budget.
-    pub throttled: u64,
+    /// Reports that came without what they were to be merged into.
+    pub out_of_sequence: u64,
+}
+
+/// What came through a VM's channel since the daemon or the VM started, and
+/// what was held back because the guest used up a budget.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default)]
+pub struct ChannelCounters {
+    /// Bytes read from the guest.
+    pub received_bytes: u64,
+    /// Objects read from the guest, whole or refused.
+    pub received_messages: u64,
+    /// How often an agent introduced itself.
+    pub hellos: u64,
+    /// How often the guest opened its port after it was closed.
+    pub port_opens: u64,
+    /// How often the host connected to the channel.
+    pub connections: u64,
+    /// How often the guest was not read for a while because it used up a
+    /// budget.
+    pub pauses: ChannelPauses,
+    /// How long those pauses took together, in seconds.
+    pub paused_s: f64,
+    /// Times that the agent came, fell silent or went which were not told as
+    /// events, because it happened too often.
+    pub withheld_changes: u64,
+    /// Lines that the guest caused and that were left out of the daemon's log.
+    pub withheld_log_lines: u64,
+}
+
+/// Pauses by the budget that was used up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default)]
+pub struct ChannelPauses {
+    /// Bytes that had to be looked at.
+    pub bytes: u64,
+    /// Messages.
+    pub messages: u64,
+    /// Keys and values in reports.
+    pub values: u64,
+    /// Events caused.
+    pub events: u64,
+    /// Bytes of events caused.
+    pub event_bytes: u64,
+    /// Hellos.
+    pub hellos: u64,
+}
+
+impl ChannelPauses {
+    /// Each budget's name and count.
+    pub fn each(&self) -> [(&'static str, u64); 6] {
+        [
+            ("bytes", self.bytes),
+            ("messages", self.messages),
+            ("values", self.values),
+            ("events", self.events),
+            ("event-bytes", self.event_bytes),
+            ("hellos", self.hellos),
+        ]
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.each().iter().map(|(_, pauses)| pauses).sum()
+    }
 }

@@ -92,17 +92,34 @@ const FAMILIES: &[Family] = &[
         |_, guest| interfaces(&guest.facts, |interface| interface.sent_bytes),
     ),
     counter(
+        "infinibay_channel_received_bytes_total",
+        "Bytes read from the guest's channel.",
+        |_, guest| Some(guest.channel.received_bytes as f64),
+    ),
+    counter(
+        "infinibay_channel_received_messages_total",
+        "Objects read from the guest's channel, whole or refused.",
+        |_, guest| Some(guest.channel.received_messages as f64),
+    ),
+    counter(
+        "infinibay_channel_hellos_total",
+        "How often an agent introduced itself on the guest's channel.",
+        |_, guest| Some(guest.channel.hellos as f64),
+    ),
+    counter(
+        "infinibay_channel_port_opens_total",
+        "How often the guest opened its port after it was closed.",
+        |_, guest| Some(guest.channel.port_opens as f64),
+    ),
+    counter(
+        "infinibay_channel_connections_total",
+        "How often the daemon connected to the guest's channel.",
+        |_, guest| Some(guest.channel.connections as f64),
+    ),
+    counter(
         "infinibay_channel_garbage_bytes_total",
         "Bytes of the guest's channel that belonged to no object.",
         |_, guest| Some(guest.dropped.garbage_bytes as f64),
-    ),
-    counter(
-        "infinibay_channel_dropped_objects_total",
-        "Objects of the guest's channel that were too long, too deep or no message.",
-        |_, guest| {
-            let dropped = &guest.dropped;
-            Some((dropped.too_long + dropped.too_deep + dropped.malformed) as f64)
-        },
     ),
     counter(
         "infinibay_channel_refused_reports_total",
@@ -110,10 +127,53 @@ const FAMILIES: &[Family] = &[
         |_, guest| Some(guest.dropped.facts_over_limit as f64),
     ),
     counter(
-        "infinibay_channel_throttled_total",
-        "Pauses forced upon a guest that sent faster than its budget.",
-        |_, guest| Some(guest.dropped.throttled as f64),
+        "infinibay_channel_paused_seconds_total",
+        "How long the guest was not read because it used up a budget.",
+        |_, guest| Some(guest.channel.paused_s),
     ),
+    counter(
+        "infinibay_channel_withheld_changes_total",
+        "Comings and goings of the guest's agent too frequent to be told as events.",
+        |_, guest| Some(guest.channel.withheld_changes as f64),
+    ),
+    counter(
+        "infinibay_channel_withheld_log_lines_total",
+        "Lines caused by the guest that were left out of the daemon's log.",
+        |_, guest| Some(guest.channel.withheld_log_lines as f64),
+    ),
+];
+
+/// A family of counters with several series a VM: one for each value of one
+/// label, which are always the same.
+struct Labelled {
+    name: &'static str,
+    help: &'static str,
+    label: &'static str,
+    values: fn(&Guest) -> Vec<(&'static str, u64)>,
+}
+
+const LABELLED: &[Labelled] = &[
+    Labelled {
+        name: "infinibay_channel_dropped_objects_total",
+        help: "Objects of the guest's channel that were thrown away, by the reason.",
+        label: "reason",
+        values: |guest| {
+            let dropped = &guest.dropped;
+            vec![
+                ("too-long", dropped.too_long),
+                ("too-deep", dropped.too_deep),
+                ("too-wide", dropped.too_wide),
+                ("malformed", dropped.malformed),
+                ("out-of-sequence", dropped.out_of_sequence),
+            ]
+        },
+    },
+    Labelled {
+        name: "infinibay_channel_pauses_total",
+        help: "How often the guest was not read for a while, by the budget that it used up.",
+        label: "budget",
+        values: |guest| guest.channel.pauses.each().to_vec(),
+    },
 ];
 
 /// Everything, as text.
@@ -133,6 +193,16 @@ pub fn render(machines: &[(Vm, Guest)]) -> String {
             if let Some(value) = (family.value)(vm, guest) {
                 let id = vm.id.to_string();
                 line(&mut text, family.name, &[("vm", &id), ("name", &vm.spec.name)], value);
+            }
+        }
+    }
+    for family in LABELLED {
+        head(&mut text, family.name, "counter", family.help);
+        for (vm, guest) in machines {
+            let id = vm.id.to_string();
+            for (label, value) in (family.values)(guest) {
+                let labels = [("vm", &*id), ("name", &vm.spec.name), (family.label, label)];
+                line(&mut text, family.name, &labels, value as f64);
             }
         }
     }
@@ -196,6 +266,7 @@ mod tests {
         guest.summary.age_s = Some(0.25);
         guest.facts.cpu = Some(Cpu { usage_percent: Some(12.5), ..Cpu::default() });
         guest.facts.memory = Some(Memory { total_bytes: 1 << 28, ..Memory::default() });
+        guest.channel.pauses.events = 3;
         (vm, guest)
     }
 
@@ -208,6 +279,10 @@ mod tests {
             "infinibay_guest_cpu_usage_ratio{{vm=\"{id}\",name=\"web\"}} 0.125\n"
         )));
         assert!(!text.contains("disk_read_bytes_total{"), "what was not told is not shown");
+        assert!(text.contains(&format!(
+            "infinibay_channel_pauses_total{{vm=\"{id}\",name=\"web\",budget=\"events\"}} 3\n"
+        )));
+        assert!(text.contains("name=\"web\",reason=\"too-wide\"} 0\n"), "zeros are told, too");
     }
 
     #[test]

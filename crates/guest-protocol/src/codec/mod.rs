@@ -67,6 +67,8 @@ pub enum Discard {
     TooLong,
     /// The object nested deeper than the limit.
     TooDeep,
+    /// The object held more keys, values or containers than the limits.
+    TooWide,
 }
 
 /// What the decoder found in the stream.
@@ -79,7 +81,7 @@ pub enum Frame<'a> {
     Sync,
     /// Bytes that belong to no object, counted: told once for each line of
     /// garbage (or limit's length of it), and once for each object that was
-    /// too long or too deep. What follows an object that was too long on its
+    /// too long, too deep or too wide. What follows an object that was too long on its
     /// own line is garbage.
     Discarded(Discard, usize),
 }
@@ -110,9 +112,8 @@ pub struct Decoder {
     start: usize,
     scan: Scan,
     structure: Structure,
-    /// Bytes looked at, again and again: what the tests bound.
-    #[cfg(test)]
-    steps: usize,
+    /// Bytes looked at since [`Decoder::take_work`], again and again.
+    work: usize,
 }
 
 impl Default for Decoder {
@@ -131,8 +132,7 @@ impl Decoder {
             start: 0,
             scan: Scan::Between,
             structure: Structure::new(max_depth),
-            #[cfg(test)]
-            steps: 0,
+            work: 0,
         }
     }
 
@@ -167,6 +167,12 @@ impl Decoder {
         })
     }
 
+    /// How many bytes were looked at since this was last asked, the same byte
+    /// again included: what the stream cost beside its length.
+    pub fn take_work(&mut self) -> usize {
+        std::mem::take(&mut self.work)
+    }
+
     /// Bytes held at the moment.
     pub fn buffered(&self) -> usize {
         self.buffer.len() - self.start
@@ -181,8 +187,7 @@ impl Decoder {
                         .take_while(|&&byte| is_whitespace(byte))
                         .count();
                     self.start += white;
-                    #[cfg(test)]
-                    self.count(white + 1);
+                    self.work += white + 1;
                     self.begin(*self.buffer.get(self.start)?)
                 }
                 Scan::Object => {
@@ -190,14 +195,14 @@ impl Decoder {
                     let to = self.buffer.len().min(self.start + self.max_bytes);
                     let progress = self.structure.run(&self.buffer[from..to]);
                     let taken = self.structure.taken();
-                    #[cfg(test)]
-                    self.count(self.start + taken - from + 1);
+                    self.work += self.start + taken - from + 1;
                     match progress {
                         Progress::Open if taken < self.max_bytes => return None,
                         Progress::Open => self.give_up(Discard::TooLong),
                         Progress::Closed => Some(self.close()),
                         Progress::Broken => self.give_up(Discard::Garbage),
                         Progress::TooDeep => self.give_up(Discard::TooDeep),
+                        Progress::TooWide => self.give_up(Discard::TooWide),
                     }
                 }
                 Scan::Line { reason, dropped } => {
@@ -243,7 +248,7 @@ impl Decoder {
             Discard::Garbage => self.buffer.get(self.start + taken).copied(),
             // The byte that was too much begins a part of this very object, so
             // it is not looked at as the beginning of another.
-            Discard::TooLong | Discard::TooDeep => None,
+            Discard::TooLong | Discard::TooDeep | Discard::TooWide => None,
         };
         let dropped = match (impossible, self.structure.first_newline()) {
             (Some(RESET), _) | (Some(b'{'), None) => taken,
@@ -270,8 +275,7 @@ impl Decoder {
             None => (rest.len(), false),
         };
         self.start += skipped;
-        #[cfg(test)]
-        self.count(skipped + 1);
+        self.work += skipped + 1;
         let dropped = dropped + skipped;
         if ended {
             self.scan = Scan::Between;

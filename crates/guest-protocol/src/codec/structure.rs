@@ -6,6 +6,8 @@
 //! first impossible byte, and loose about scalars (`1-e.x` passes): what is
 //! inside is the parser's to judge, and the parser sees only whole objects.
 
+use crate::limits::{ENVELOPE_VALUES, MAX_FACTS_CONTAINERS, MAX_FACTS_KEYS, MAX_FACTS_VALUES};
+
 /// How far one call of [`Structure::run`] came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
@@ -17,6 +19,9 @@ pub(super) enum Progress {
     Broken,
     /// The byte after those taken would nest too deeply.
     TooDeep,
+    /// The byte after those taken would begin a key, value or container too
+    /// many.
+    TooWide,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,25 +54,52 @@ enum State {
     Escape { key: bool },
 }
 
+/// How much an object holds, at all levels together. Once parsed it takes up
+/// to a hundred times its text in memory; these counts bound that, and so are
+/// kept before anybody parses.
+#[derive(Clone, Copy, Debug, Default)]
+struct Width {
+    keys: usize,
+    values: usize,
+    containers: usize,
+}
+
+impl Width {
+    fn fits(self) -> bool {
+        self.keys <= MAX_FACTS_KEYS + ENVELOPE_VALUES
+            && self.values <= MAX_FACTS_VALUES + ENVELOPE_VALUES
+            && self.containers <= MAX_FACTS_CONTAINERS + ENVELOPE_VALUES
+    }
+}
+
 /// The automaton: where it stands in one object.
 #[derive(Debug)]
 pub(super) struct Structure {
     max_depth: usize,
     open: Vec<Container>,
     state: State,
+    width: Width,
     taken: usize,
     first_newline: Option<usize>,
 }
 
 impl Structure {
     pub(super) fn new(max_depth: usize) -> Self {
-        Self { max_depth, open: Vec::new(), state: State::Start, taken: 0, first_newline: None }
+        Self {
+            max_depth,
+            open: Vec::new(),
+            state: State::Start,
+            width: Width::default(),
+            taken: 0,
+            first_newline: None,
+        }
     }
 
     /// Forgets the object; the next byte is expected to be a `{`.
     pub(super) fn restart(&mut self) {
         self.open.clear();
         self.state = State::Start;
+        self.width = Width::default();
         self.taken = 0;
         self.first_newline = None;
     }
@@ -146,13 +178,22 @@ impl Structure {
         }
         self.state = match (self.state, byte) {
             (State::FirstKey | State::Key, b'"') => State::String { key: true },
-            (State::Colon, b':') => State::Value,
-            (State::FirstElement | State::Value, b'"') => State::String { key: false },
+            (State::Colon, b':') => {
+                self.width.keys += 1;
+                return self.widen(State::Value);
+            }
+            (State::FirstElement | State::Value, b'"') => {
+                self.width.values += 1;
+                return self.widen(State::String { key: false });
+            }
             (State::Start | State::FirstElement | State::Value, b'{') => {
                 return self.push(Container::Object);
             }
             (State::FirstElement | State::Value, b'[') => return self.push(Container::Array),
-            (State::FirstElement | State::Value, _) if is_scalar(byte) => State::Scalar,
+            (State::FirstElement | State::Value, _) if is_scalar(byte) => {
+                self.width.values += 1;
+                return self.widen(State::Scalar);
+            }
             (State::AfterValue, b',') => match self.open.last() {
                 Some(Container::Object) => State::Key,
                 _ => State::Value,
@@ -168,11 +209,25 @@ impl Structure {
         if self.open.len() >= self.max_depth {
             return Progress::TooDeep;
         }
-        self.open.push(container);
-        self.state = match container {
+        self.width.values += 1;
+        self.width.containers += 1;
+        let next = match container {
             Container::Object => State::FirstKey,
             Container::Array => State::FirstElement,
         };
+        let progress = self.widen(next);
+        if progress == Progress::Open {
+            self.open.push(container);
+        }
+        progress
+    }
+
+    /// Goes on to `next` unless what was counted last is too much.
+    fn widen(&mut self, next: State) -> Progress {
+        if !self.width.fits() {
+            return Progress::TooWide;
+        }
+        self.state = next;
         Progress::Open
     }
 

@@ -149,12 +149,46 @@ fn depth_thirty_two_passes() {
     assert_eq!(decode(text.as_bytes()), [object(&text)]);
 }
 
-impl Decoder {
-    /// Counts how often bytes are looked at: work is bounded in looks, which
-    /// are the same on every machine, and not in time.
-    pub(super) fn count(&mut self, looks: usize) {
-        self.steps += looks;
+/// Arrays, and objects with one member each: what takes the most memory for
+/// its bytes.
+#[test]
+fn wide_json_is_refused_before_anybody_parses_it() {
+    let facts = |inner: &str| format!("{{\"a\":[{inner}]}}");
+    let wide = [
+        facts(&vec!["0"; 500_000].join(",")),
+        facts(&vec!["\"\""; 300_000].join(",")),
+        facts(&vec!["{\"\":0}"; 140_000].join(",")),
+        facts(&vec!["[]"; 300_000].join(",")),
+        format!("{{{}}}", vec!["\"\":0"; 180_000].join(",")),
+    ];
+    for text in wide {
+        assert!(text.len() < limits::MAX_OBJECT_BYTES, "{}", text.len());
+        let mut decoder = Decoder::default();
+        let mut frames = Vec::new();
+        for chunk in (text.clone() + "\n{}\n").as_bytes().chunks(MAX_FEED_BYTES) {
+            decoder.feed(chunk);
+            frames.extend(drain(&mut decoder));
+        }
+        assert_eq!(frames, [Owned::Discarded(Discard::TooWide, text.len() + 1), object("{}")]);
     }
+}
+
+#[test]
+fn facts_at_their_limits_pass_with_their_envelope() {
+    let values = limits::MAX_FACTS_VALUES - limits::MAX_FACTS_KEYS - limits::MAX_FACTS_CONTAINERS;
+    let keys = (0..limits::MAX_FACTS_KEYS).map(|key| format!("\"{key}\":0"));
+    let text = format!(
+        "{{\"event\":{{\"facts\":{{\"a\":[[{}],{}],{}}}}}}}",
+        vec!["{}"; limits::MAX_FACTS_CONTAINERS].join(","),
+        vec!["1"; values].join(","),
+        keys.collect::<Vec<_>>().join(","),
+    );
+    let mut decoder = Decoder::default();
+    for chunk in text.as_bytes().chunks(MAX_FEED_BYTES) {
+        assert_eq!(drain(&mut decoder), []);
+        decoder.feed(chunk);
+    }
+    assert_eq!(drain(&mut decoder), [object(&text)]);
 }
 
 /// The decoder promises less than this between feeds.
@@ -226,7 +260,7 @@ fn effort(input: &[u8], feed: usize) -> usize {
         drain(&mut decoder);
         assert_bounded(&decoder);
     }
-    decoder.steps.div_ceil(input.len())
+    decoder.take_work().div_ceil(input.len())
 }
 
 #[test]
@@ -343,7 +377,7 @@ proptest! {
         }
         prop_assert_eq!(frames, expected);
         prop_assert_eq!(decoder.buffered(), whole.buffered());
-        prop_assert!(decoder.steps <= (input.len() + 1) * (max_depth + 4));
+        prop_assert!(decoder.take_work() <= (input.len() + 1) * (max_depth + 4));
     }
 
     #[test]

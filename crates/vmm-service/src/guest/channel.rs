@@ -10,15 +10,15 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use guest_protocol::codec::{Decoder, Frame, MAX_FEED_BYTES};
+use guest_protocol::codec::{Decoder, Discard, Frame, MAX_FEED_BYTES};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::budget::{Budget, Rate};
+use super::budget::{Budget, Cost, Limits};
 use super::session::{Order, Session};
 use super::state::GuestState;
 
@@ -36,6 +36,11 @@ const SILENT_AFTER_HEARTBEATS: u32 = 3;
 /// What an output buffer keeps when it is empty, in bytes: a hello and a
 /// heartbeat fit.
 const RETAINED_OUTPUT_BYTES: usize = 1024;
+
+/// What a piece of garbage and a reset cost beside their bytes, in bytes: as
+/// much as it takes to count them. They are no messages, or random bytes would
+/// be read at an eighth of a megabyte a second.
+const SCRAP_BYTES: usize = 64;
 
 thread_local! {
     /// Where bytes are read to on their way into a decoder. One for a thread
@@ -65,8 +70,7 @@ pub(super) struct Pace {
     pub(super) heartbeat: Duration,
     /// The first wait before another try to connect.
     pub(super) retry: Duration,
-    pub(super) bytes: Rate,
-    pub(super) messages: Rate,
+    pub(super) limits: Limits,
 }
 
 /// What a channel's task owns.
@@ -76,6 +80,8 @@ pub(super) struct Channel {
     pace: Pace,
     state: Arc<GuestState>,
     session: Session,
+    /// Kept over connections: to reconnect buys nothing.
+    budget: Budget,
     signals: watch::Receiver<Signals>,
     orders: mpsc::Receiver<Box<Order>>,
     detached: CancellationToken,
@@ -85,7 +91,8 @@ pub(super) struct Channel {
 #[derive(Debug)]
 struct Link {
     decoder: Decoder,
-    budget: Budget,
+    /// What was read since it was last counted, in bytes.
+    read: u64,
     /// The guest is over its budget and not read until then.
     paused: Option<Instant>,
     out: Vec<u8>,
@@ -105,7 +112,8 @@ impl Channel {
         detached: CancellationToken,
     ) -> Self {
         let session = Session::new(Arc::clone(&state), pace.heartbeat);
-        Self { socket, pace, state, session, signals, orders, detached }
+        let budget = Budget::new(&pace.limits, Instant::now());
+        Self { socket, pace, state, session, budget, signals, orders, detached }
     }
 
     /// Serves the channel until it is detached. `previous` is the task of the
@@ -129,6 +137,7 @@ impl Channel {
             };
             match connected {
                 Ok(stream) => {
+                    self.state.connected();
                     if self.serve(&stream).await {
                         retry = self.pace.retry;
                     }
@@ -172,7 +181,7 @@ impl Channel {
         let now = Instant::now();
         let mut link = Link {
             decoder: Decoder::default(),
-            budget: Budget::new(self.pace.bytes, self.pace.messages, now),
+            read: 0,
             paused: None,
             out: Vec::new(),
             written: 0,
@@ -214,8 +223,10 @@ impl Channel {
                 }
                 ready = stream.readable(), if link.paused.is_none() => {
                     match ready.and_then(|()| read(stream, &mut link)) {
-                        Ok(true) => {}
-                        Ok(false) => break Ok(()),
+                        // There is more, and others wait for this thread.
+                        Ok(Some(MAX_FEED_BYTES)) => yield_now().await,
+                        Ok(Some(_)) => {}
+                        Ok(None) => break Ok(()),
                         Err(error) => break Err(error),
                     }
                 }
@@ -242,22 +253,42 @@ impl Channel {
             return;
         }
         link.paused = None;
+        let mut messages = 0;
         loop {
-            if let Some(until) = link.budget.exhausted(now) {
-                link.paused = Some(until);
-                self.state.throttled();
-                return;
+            if let Some(pause) = self.budget.exhausted(&self.pace.limits, now) {
+                link.paused = Some(now + pause.time);
+                self.state.paused(pause);
+                break;
             }
-            match link.decoder.next_frame() {
-                None => return,
-                Some(Frame::Object(object)) => {
-                    link.spoke = true;
-                    self.session.receive(object, now);
+            let frame = link.decoder.next_frame();
+            let last = frame.is_none();
+            match frame {
+                None => {}
+                Some(Frame::Sync) => self.budget.spend(Cost::Bytes, SCRAP_BYTES),
+                Some(Frame::Discarded(Discard::Garbage, bytes)) => {
+                    self.state.discarded(Discard::Garbage, bytes);
+                    self.budget.spend(Cost::Bytes, SCRAP_BYTES);
                 }
-                Some(Frame::Sync) => {}
-                Some(Frame::Discarded(reason, bytes)) => self.state.discarded(reason, bytes),
+                Some(Frame::Discarded(reason, bytes)) => {
+                    messages += 1;
+                    self.state.discarded(reason, bytes);
+                    self.budget.spend(Cost::Messages, 1);
+                }
+                Some(Frame::Object(object)) => {
+                    messages += 1;
+                    link.spoke = true;
+                    self.session.receive(object, now, &mut self.budget);
+                    self.budget.spend(Cost::Messages, 1);
+                }
             }
-            link.budget.spend_message();
+            self.budget.spend(Cost::Bytes, link.decoder.take_work());
+            if last {
+                break;
+            }
+        }
+        let read = std::mem::take(&mut link.read);
+        if read > 0 || messages > 0 {
+            self.state.received(read, messages);
         }
     }
 
@@ -293,16 +324,16 @@ impl Channel {
     }
 }
 
-/// Reads once; `false` when the other end closed.
-fn read(stream: &UnixStream, link: &mut Link) -> io::Result<bool> {
+/// Reads once, and says how much; `None` when the other end closed.
+fn read(stream: &UnixStream, link: &mut Link) -> io::Result<Option<usize>> {
     SCRATCH.with_borrow_mut(|scratch| match stream.try_read(scratch) {
-        Ok(0) => Ok(false),
+        Ok(0) => Ok(None),
         Ok(read) => {
             link.decoder.feed(&scratch[..read]);
-            link.budget.spend_bytes(read);
-            Ok(true)
+            link.read += read as u64;
+            Ok(Some(read))
         }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Some(0)),
         Err(error) => Err(error),
     })
 }

@@ -3,15 +3,12 @@
 //! what is known of a guest because everything here is about hostile JSON.
 
 use guest_protocol::facts::Facts;
-use guest_protocol::limits::{MAX_FACTS_BYTES, MAX_FACTS_KEYS};
+use guest_protocol::limits::{
+    MAX_FACTS_BYTES, MAX_FACTS_CONTAINERS, MAX_FACTS_KEYS, MAX_FACTS_VALUES,
+};
 use guest_protocol::merge_patch::{self, Size};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-
-/// How many values, array elements included, facts may hold. A value takes 32
-/// bytes in memory however short its text, so the limit on bytes of JSON alone
-/// would let a guest hold sixteen times as much of the host's memory.
-const MAX_FACTS_VALUES: usize = 4 * MAX_FACTS_KEYS;
 
 /// Why a report was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,9 +21,12 @@ pub(super) enum Rejected {
 
 /// How large facts are, as the limits count it.
 #[derive(Clone, Copy, Debug)]
-struct Weight {
-    size: Size,
-    values: usize,
+pub(super) struct Weight {
+    pub(super) size: Size,
+    /// Values, array elements and the outermost included.
+    pub(super) values: usize,
+    /// How many of them hold others.
+    containers: usize,
 }
 
 /// What a guest has told so far.
@@ -47,20 +47,20 @@ impl Default for MergedFacts {
 }
 
 impl MergedFacts {
-    /// Takes `facts` as everything there is.
-    pub(super) fn replace(&mut self, facts: &Value) -> Result<(), Rejected> {
+    /// Takes `facts`, which weigh `added`, as everything there is.
+    pub(super) fn replace(&mut self, facts: &Value, added: Weight) -> Result<(), Rejected> {
         let mut fresh = Self::default();
-        fresh.merge(facts)?;
+        fresh.merge(facts, added)?;
         *self = fresh;
         Ok(())
     }
 
-    /// Merges a patch. When it is rejected, nothing has changed.
-    pub(super) fn merge(&mut self, patch: &Value) -> Result<(), Rejected> {
+    /// Merges a patch, which weighs `added`. When it is rejected, nothing has
+    /// changed.
+    pub(super) fn merge(&mut self, patch: &Value, added: Weight) -> Result<(), Rejected> {
         if !patch.is_object() {
             return Err(Rejected::NotAnObject);
         }
-        let added = Weight::of(patch);
         if !self.bound.plus(added).fits() {
             self.bound = Weight::of(&self.value);
         }
@@ -106,8 +106,27 @@ impl MergedFacts {
 }
 
 impl Weight {
-    fn of(value: &Value) -> Self {
-        Self { size: merge_patch::measure(value), values: count_values(value) }
+    pub(super) fn of(value: &Value) -> Self {
+        let mut weight = Self { size: merge_patch::measure(value), values: 0, containers: 0 };
+        weight.count(value);
+        weight
+    }
+
+    /// Counts `value` and what it holds. The codec's limit on depth bounds the
+    /// recursion.
+    fn count(&mut self, value: &Value) {
+        self.values += 1;
+        match value {
+            Value::Array(elements) => {
+                self.containers += 1;
+                elements.iter().for_each(|element| self.count(element));
+            }
+            Value::Object(members) => {
+                self.containers += 1;
+                members.values().for_each(|member| self.count(member));
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
     }
 
     fn plus(self, other: Self) -> Self {
@@ -115,23 +134,18 @@ impl Weight {
             bytes: self.size.bytes + other.size.bytes,
             keys: self.size.keys + other.size.keys,
         };
-        Self { size, values: self.values + other.values }
+        Self {
+            size,
+            values: self.values + other.values,
+            containers: self.containers + other.containers,
+        }
     }
 
     fn fits(self) -> bool {
         self.size.bytes <= MAX_FACTS_BYTES
             && self.size.keys <= MAX_FACTS_KEYS
             && self.values <= MAX_FACTS_VALUES
-    }
-}
-
-/// How many values there are, `value` itself and all nested ones. The codec's
-/// limit on depth bounds the recursion.
-fn count_values(value: &Value) -> usize {
-    1 + match value {
-        Value::Array(elements) => elements.iter().map(count_values).sum(),
-        Value::Object(members) => members.values().map(count_values).sum(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+            && self.containers <= MAX_FACTS_CONTAINERS
     }
 }
 
@@ -169,6 +183,14 @@ mod tests {
         })
     }
 
+    fn replace(facts: &mut MergedFacts, told: &Value) -> Result<(), Rejected> {
+        facts.replace(told, Weight::of(told))
+    }
+
+    fn merge(facts: &mut MergedFacts, patch: &Value) -> Result<(), Rejected> {
+        facts.merge(patch, Weight::of(patch))
+    }
+
     proptest! {
         #[test]
         fn whatever_a_guest_tells_nothing_breaks_and_no_null_stays(
@@ -176,12 +198,13 @@ mod tests {
         ) {
             let mut facts = MergedFacts::default();
             for (full, report) in reports {
-                let told = if full { facts.replace(&report) } else { facts.merge(&report) };
+                let told = if full { replace(&mut facts, &report) } else { merge(&mut facts, &report) };
                 prop_assert_eq!(told.is_err(), !report.is_object());
                 let weight = Weight::of(&facts.value);
                 prop_assert!(weight.size.bytes <= facts.bound.size.bytes);
                 prop_assert!(weight.size.keys <= facts.bound.size.keys);
                 prop_assert!(weight.values <= facts.bound.values);
+                prop_assert!(weight.containers <= facts.bound.containers);
                 let (typed, misfits) = facts.typed();
                 prop_assert!(misfits <= 8);
                 serde_json::to_string(&typed).unwrap();
@@ -198,7 +221,7 @@ mod tests {
             "disks": 7,
             "unheard-of": {"a": 1},
         });
-        facts.replace(&told).unwrap();
+        replace(&mut facts, &told).unwrap();
         let (typed, misfits) = facts.typed();
         assert_eq!(typed.cpu.unwrap().online, 4);
         assert!(typed.memory.is_none() && typed.disks.is_none());
@@ -208,18 +231,20 @@ mod tests {
     #[test]
     fn a_patch_beyond_the_limits_changes_nothing() {
         let mut facts = MergedFacts::default();
-        facts.replace(&json!({"a": "x".repeat(700_000)})).unwrap();
+        replace(&mut facts, &json!({"a": "x".repeat(700_000)})).unwrap();
         let before = facts.value.clone();
         let long = json!({"b": "x".repeat(400_000)});
-        assert_eq!(facts.merge(&long), Err(Rejected::OverLimit));
+        assert_eq!(merge(&mut facts, &long), Err(Rejected::OverLimit));
         let keys: Map<String, Value> =
             (0..=MAX_FACTS_KEYS).map(|key| (key.to_string(), json!(1))).collect();
-        assert_eq!(facts.merge(&Value::Object(keys)), Err(Rejected::OverLimit));
+        assert_eq!(merge(&mut facts, &Value::Object(keys)), Err(Rejected::OverLimit));
         let elements = json!({"c": vec![0; MAX_FACTS_VALUES]});
-        assert_eq!(facts.merge(&elements), Err(Rejected::OverLimit));
+        assert_eq!(merge(&mut facts, &elements), Err(Rejected::OverLimit));
+        let holders = json!({"d": vec![json!({}); MAX_FACTS_CONTAINERS]});
+        assert_eq!(merge(&mut facts, &holders), Err(Rejected::OverLimit));
         assert_eq!(facts.value, before);
         // A patch that makes room fits although the sum does not.
-        facts.merge(&json!({"a": null, "b": "x".repeat(900_000)})).unwrap();
+        merge(&mut facts, &json!({"a": null, "b": "x".repeat(900_000)})).unwrap();
         assert!(facts.value.get("a").is_none());
     }
 
@@ -227,7 +252,7 @@ mod tests {
     fn what_is_replaced_again_and_again_does_not_add_up() {
         let mut facts = MergedFacts::default();
         for round in 0..100 {
-            facts.merge(&json!({"a": "x".repeat(100_000), "round": round})).unwrap();
+            merge(&mut facts, &json!({"a": "x".repeat(100_000), "round": round})).unwrap();
         }
         assert_eq!(facts.value["round"], 99);
     }

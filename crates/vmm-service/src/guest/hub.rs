@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use vmm_api::guest::{Guest, GuestSummary};
 
-use super::budget;
+use super::budget::LIMITS;
 use super::channel::{Channel, FIRST_RETRY, Pace, Signals};
 use super::session::Order;
 use super::state::GuestState;
@@ -91,15 +91,7 @@ impl Hub {
     /// A hub without guests. `events` hears of agents, stages and facts.
     pub fn new(events: EventBus) -> Self {
         let heartbeat = Duration::from_secs(DEFAULT_HEARTBEAT_S.into());
-        Self::with_pace(
-            events,
-            Pace {
-                heartbeat,
-                retry: FIRST_RETRY,
-                bytes: budget::BYTES,
-                messages: budget::MESSAGES,
-            },
-        )
+        Self::with_pace(events, Pace { heartbeat, retry: FIRST_RETRY, limits: LIMITS })
     }
 
     fn with_pace(events: EventBus, pace: Pace) -> Self {
@@ -125,7 +117,7 @@ impl Hub {
         if fresh {
             // Of the state that is forgotten nothing is published any more but
             // its agent's end.
-            entry.state.port(false);
+            entry.state.detached();
             entry.state = shared.entry(vm).state;
         }
         entry.state.attached();
@@ -172,7 +164,7 @@ impl Hub {
         if let Err(error) = task.await {
             tracing::error!(%vm, %error, "A channel's task ended badly.");
         }
-        state.port(false);
+        state.detached();
     }
 
     /// Forgets all that a VM's guest told.
@@ -287,7 +279,7 @@ struct Asked {
 
 impl Shared {
     fn entry(&self, vm: Uuid) -> Entry {
-        let state = Arc::new(GuestState::new(vm, self.events.clone()));
+        let state = Arc::new(GuestState::new(vm, self.events.clone(), &self.pace.limits));
         Entry { state, attachment: None }
     }
 
@@ -331,5 +323,7 @@ fn result(name: &str, outcome: Outcome) -> Result<Value, CommandError> {
 
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::budget::{Budget, Cost};
 use super::state::{GuestState, is_sane};
 
 /// How many commands may wait for one guest's replies. Operators send them by
@@ -110,16 +111,13 @@ impl Session {
         self.peer.is_some()
     }
 
-    /// Takes a whole object from the guest.
-    pub(super) fn receive(&mut self, object: &[u8], now: Instant) {
+    /// Takes a whole object from the guest, and has it pay for what that
+    /// causes.
+    pub(super) fn receive(&mut self, object: &[u8], now: Instant, budget: &mut Budget) {
         let message = match codec::parse_guest_message(object) {
             Ok(message) => message,
             Err(error) => {
-                // It may cite the guest.
-                let error = error.to_string();
-                let (vm, error) = (self.state.vm(), error.escape_debug());
-                tracing::debug!(%vm, %error, "A guest sent what is no message.");
-                self.state.malformed();
+                self.malformed(&error.to_string());
                 return;
             }
         };
@@ -128,10 +126,18 @@ impl Session {
             GuestMessage::Event(TimedEvent { event, timestamp }) => {
                 self.state.clock(timestamp);
                 match event {
-                    Event::Hello(hello) => self.hello(hello, now),
+                    Event::Hello(hello) => {
+                        budget.spend(Cost::Hellos, 1);
+                        self.hello(hello, now);
+                    }
                     Event::Heartbeat(heartbeat) => self.heartbeat(&heartbeat, now),
-                    Event::Report(report) => self.report(report),
-                    Event::Lifecycle(lifecycle) => self.state.lifecycle(lifecycle),
+                    Event::Report(report) => self.report(report, budget),
+                    Event::Lifecycle(lifecycle) => {
+                        if self.state.lifecycle(lifecycle) {
+                            budget.spend(Cost::Events, 1);
+                            budget.spend(Cost::EventBytes, object.len());
+                        }
+                    }
                 }
             }
         }
@@ -189,17 +195,20 @@ impl Session {
     }
 
     fn hello(&mut self, hello: Hello, now: Instant) {
+        self.state.introduced();
         if !is_sane(&hello) {
-            tracing::debug!(vm = %self.state.vm(), "A guest's hello has texts that are too long.");
-            self.state.malformed();
+            self.malformed("a hello whose texts are too long");
             return;
         }
         if negotiate(&hello.protocols).is_none() {
-            tracing::warn!(
-                vm = %self.state.vm(),
-                agent = %hello.agent.escape_debug(),
-                "Agent and daemon share no version of the channel; update the older of the two.",
-            );
+            if let Some(left_out) = self.state.log_line() {
+                tracing::warn!(
+                    vm = %self.state.vm(),
+                    agent = %hello.agent.escape_debug(),
+                    "Agent and daemon share no version of the channel; update the older of the \
+                     two.{left_out}",
+                );
+            }
             self.state.malformed();
             return;
         }
@@ -230,13 +239,30 @@ impl Session {
         }
     }
 
-    fn report(&mut self, report: Report) {
+    fn malformed(&self, why: &str) {
+        self.state.malformed();
+        if tracing::enabled!(tracing::Level::DEBUG)
+            && let Some(left_out) = self.state.log_line()
+        {
+            // It may cite the guest.
+            let (vm, why) = (self.state.vm(), why.escape_debug());
+            tracing::debug!(%vm, %why, "A guest sent what is no message.{left_out}");
+        }
+    }
+
+    fn report(&mut self, report: Report, budget: &mut Budget) {
         let follows = report.seq.checked_sub(1) == Some(self.last_report);
         self.last_report = report.seq;
         let taken = if report.full || (self.synced && follows) {
-            self.state.report(report)
+            let told = self.state.report(report);
+            budget.spend(Cost::Values, told.weight.values);
+            if told.taken {
+                budget.spend(Cost::Events, 1);
+                budget.spend(Cost::EventBytes, told.weight.size.bytes);
+            }
+            told.taken
         } else {
-            self.state.heard();
+            self.state.out_of_sequence();
             false
         };
         self.synced = taken;

@@ -11,9 +11,10 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use uuid::Uuid;
 use vmm_api::event::EventKind;
-use vmm_api::guest::{AgentState, ChannelDrops, Guest, GuestSummary};
+use vmm_api::guest::{AgentState, ChannelCounters, ChannelDrops, Guest, GuestSummary};
 
-use super::facts::{MergedFacts, Rejected};
+use super::budget::{Allowance, Cost, Limits, Pause};
+use super::facts::{MergedFacts, Rejected, Weight};
 use crate::events::EventBus;
 
 /// The longest text in a hello: names, versions and identifiers, in bytes.
@@ -34,14 +35,18 @@ pub(super) struct GuestState {
     known: Mutex<Known>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
     agent: AgentState,
+    /// What was told of it last, as an event and in the log.
+    told_agent: AgentState,
+    changes: Allowance,
+    log_lines: Allowance,
     /// Whether the guest's session is confirmed, so that it obeys.
     confirmed: bool,
-    /// The hypervisor said that the guest closed its port. What still comes
-    /// was said before.
-    port_closed: bool,
+    /// Whether the guest's port is open, if the hypervisor has said so. What
+    /// still comes from a closed one was said before.
+    port_open: Option<bool>,
     heard: Option<Instant>,
     identity: Option<Identity>,
     clock_offset_s: Option<f64>,
@@ -50,6 +55,16 @@ struct Known {
     /// At most one entry a stage.
     boot: Vec<Lifecycle>,
     drops: ChannelDrops,
+    channel: ChannelCounters,
+}
+
+/// What came of a report.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    /// Whether the facts were taken, and an event published.
+    pub(super) taken: bool,
+    /// What the facts in it weigh.
+    pub(super) weight: Weight,
 }
 
 #[derive(Debug)]
@@ -61,8 +76,25 @@ struct Identity {
 }
 
 impl GuestState {
-    pub(super) fn new(vm: Uuid, events: EventBus) -> Self {
-        Self { vm, events, known: Mutex::default() }
+    pub(super) fn new(vm: Uuid, events: EventBus, limits: &Limits) -> Self {
+        let now = Instant::now();
+        let known = Known {
+            agent: AgentState::default(),
+            told_agent: AgentState::default(),
+            changes: Allowance::new(limits.changes, now),
+            log_lines: Allowance::new(limits.log_lines, now),
+            confirmed: false,
+            port_open: None,
+            heard: None,
+            identity: None,
+            clock_offset_s: None,
+            facts: MergedFacts::default(),
+            facts_at: None,
+            boot: Vec::new(),
+            drops: ChannelDrops::default(),
+            channel: ChannelCounters::default(),
+        };
+        Self { vm, events, known: Mutex::new(known) }
     }
 
     pub(super) fn vm(&self) -> Uuid {
@@ -93,6 +125,7 @@ impl GuestState {
             facts,
             boot: known.boot.clone(),
             dropped,
+            channel: known.channel.clone(),
         }
     }
 
@@ -138,13 +171,18 @@ impl GuestState {
         self.lock().clock_offset_s = Some(guest - host);
     }
 
-    /// The guest told facts. Says whether they were taken.
-    pub(super) fn report(&self, report: Report) -> bool {
+    /// The guest told facts.
+    pub(super) fn report(&self, report: Report) -> Told {
+        let Report { full, facts, .. } = report;
+        let weight = Weight::of(&facts);
         let mut known = self.lock();
         self.spoke(&mut known);
-        let Report { full, facts, .. } = report;
-        let told = if full { known.facts.replace(&facts) } else { known.facts.merge(&facts) };
-        match told {
+        let merged = if full {
+            known.facts.replace(&facts, weight)
+        } else {
+            known.facts.merge(&facts, weight)
+        };
+        match merged {
             Ok(()) => {
                 known.facts_at = Some(Timestamp::now());
                 self.events.publish(Some(self.vm), EventKind::Facts { full, facts });
@@ -152,12 +190,13 @@ impl GuestState {
             Err(Rejected::NotAnObject) => known.drops.malformed += 1,
             Err(Rejected::OverLimit) => known.drops.facts_over_limit += 1,
         }
-        told.is_ok()
+        Told { taken: merged.is_ok(), weight }
     }
 
     /// The guest reached a stage. One that is told again as it was, as after a
-    /// reconnect, is no news; one that was reached again moves to the end.
-    pub(super) fn lifecycle(&self, mut lifecycle: Lifecycle) {
+    /// reconnect, is no news; one that was reached again moves to the end. Says
+    /// whether an event was published.
+    pub(super) fn lifecycle(&self, mut lifecycle: Lifecycle) -> bool {
         let mut known = self.lock();
         self.spoke(&mut known);
         let too_long = lifecycle.detail.as_ref().is_some_and(|detail| {
@@ -168,11 +207,12 @@ impl GuestState {
             known.drops.malformed += 1;
         }
         if known.boot.contains(&lifecycle) {
-            return;
+            return false;
         }
         known.boot.retain(|earlier| earlier.stage != lifecycle.stage);
         known.boot.push(lifecycle.clone());
         self.events.publish(Some(self.vm), EventKind::Lifecycle { lifecycle });
+        true
     }
 
     /// Nothing is confirmed any more; the agent may well be there.
@@ -183,14 +223,31 @@ impl GuestState {
     /// The VM's channel is served from now on; whether the guest's port is
     /// open is not known yet.
     pub(super) fn attached(&self) {
-        self.lock().port_closed = false;
+        self.lock().port_open = None;
+    }
+
+    /// The host connected to the channel.
+    pub(super) fn connected(&self) {
+        self.lock().channel.connections += 1;
+    }
+
+    /// The VM's channel is served no more.
+    pub(super) fn detached(&self) {
+        let mut known = self.lock();
+        known.port_open = Some(false);
+        known.confirmed = false;
+        known.agent = AgentState::Absent;
+        // The host's doing, and told at once: nobody would tell it later.
+        self.tell_agent(&mut known, 0);
     }
 
     /// The guest opened or closed its port.
     pub(super) fn port(&self, open: bool) {
         let mut known = self.lock();
-        known.port_closed = !open;
-        if !open {
+        let before = known.port_open.replace(open);
+        if open {
+            known.channel.port_opens += u64::from(before == Some(false));
+        } else {
             known.confirmed = false;
             self.set_agent(&mut known, AgentState::Absent);
         }
@@ -204,13 +261,23 @@ impl GuestState {
         self.set_agent(&mut known, AgentState::Absent);
     }
 
-    /// Notices that the guest has been silent for `patience`.
+    /// Notices that the guest has been silent for `patience`, and tells what
+    /// had to wait.
     pub(super) fn check_silence(&self, patience: Duration) {
         let mut known = self.lock();
         let silent = known.heard.is_none_or(|heard| heard.elapsed() >= patience);
         if silent && known.agent == AgentState::Connected {
             self.set_agent(&mut known, AgentState::Silent);
+        } else {
+            self.try_to_tell_agent(&mut known);
         }
+    }
+
+    /// Counts what was read.
+    pub(super) fn received(&self, bytes: u64, messages: u64) {
+        let mut known = self.lock();
+        known.channel.received_bytes += bytes;
+        known.channel.received_messages += messages;
     }
 
     pub(super) fn discarded(&self, reason: Discard, bytes: usize) {
@@ -219,6 +286,7 @@ impl GuestState {
             Discard::Garbage => known.drops.garbage_bytes += bytes as u64,
             Discard::TooLong => known.drops.too_long += 1,
             Discard::TooDeep => known.drops.too_deep += 1,
+            Discard::TooWide => known.drops.too_wide += 1,
         }
     }
 
@@ -226,17 +294,53 @@ impl GuestState {
         self.lock().drops.malformed += 1;
     }
 
-    pub(super) fn throttled(&self) {
+    /// A report came without what it was to be merged into.
+    pub(super) fn out_of_sequence(&self) {
         let mut known = self.lock();
-        if known.drops.throttled == 0 {
-            tracing::warn!(vm = %self.vm, "A guest sends too fast and is read more slowly.");
+        known.drops.out_of_sequence += 1;
+        self.spoke(&mut known);
+    }
+
+    /// The guest introduced itself, rightly or not.
+    pub(super) fn introduced(&self) {
+        self.lock().channel.hellos += 1;
+    }
+
+    /// The guest is not read for a while.
+    pub(super) fn paused(&self, pause: Pause) {
+        let mut known = self.lock();
+        known.channel.paused_s += pause.time.as_secs_f64();
+        let pauses = &mut known.channel.pauses;
+        let (what, count) = match pause.cost {
+            Cost::Bytes => ("bytes", &mut pauses.bytes),
+            Cost::Messages => ("messages", &mut pauses.messages),
+            Cost::Values => ("facts", &mut pauses.values),
+            Cost::Events => ("events", &mut pauses.events),
+            Cost::EventBytes => ("bytes of events", &mut pauses.event_bytes),
+            Cost::Hellos => ("hellos", &mut pauses.hellos),
+        };
+        // What goes on is told by the counters.
+        if *count == 0 {
+            tracing::warn!(vm = %self.vm, "A guest sends too many {what} and is read more slowly.");
         }
-        known.drops.throttled += 1;
+        *count += 1;
+    }
+
+    /// Whether the guest may cause a line in the log, and how many were left
+    /// out since the last one.
+    pub(super) fn log_line(&self) -> Option<LeftOut> {
+        let mut known = self.lock();
+        let allowed = known.log_lines.take(Instant::now());
+        if allowed.is_none() {
+            known.log_lines.withhold();
+            known.channel.withheld_log_lines += 1;
+        }
+        allowed.map(LeftOut)
     }
 
     fn spoke(&self, known: &mut Known) {
         known.heard = Some(Instant::now());
-        if known.confirmed && !known.port_closed {
+        if known.confirmed && known.port_open != Some(false) {
             self.set_agent(known, AgentState::Connected);
         }
     }
@@ -246,16 +350,40 @@ impl GuestState {
             return;
         }
         known.agent = agent;
-        let vm = self.vm;
+        if !self.try_to_tell_agent(known) {
+            known.changes.withhold();
+            known.channel.withheld_changes += 1;
+        }
+    }
+
+    /// Tells how the agent is, unless that is what was told last. Says whether
+    /// it is told.
+    fn try_to_tell_agent(&self, known: &mut Known) -> bool {
+        if known.told_agent == known.agent {
+            return true;
+        }
+        let allowed = known.changes.take(Instant::now());
+        if let Some(withheld) = allowed {
+            self.tell_agent(known, withheld);
+        }
+        allowed.is_some()
+    }
+
+    fn tell_agent(&self, known: &mut Known, withheld: u64) {
+        if known.told_agent == known.agent {
+            return;
+        }
+        known.told_agent = known.agent;
+        let (vm, agent, left_out) = (self.vm, known.agent, LeftOut(withheld));
         match agent {
             AgentState::Connected => {
                 let agent = known.identity.as_ref().map_or("", |identity| &identity.agent);
                 // The guest's own text: what is no plain character is escaped.
                 let agent = agent.escape_debug();
-                tracing::info!(%vm, %agent, "The guest's agent is connected.");
+                tracing::info!(%vm, %agent, "The guest's agent is connected.{left_out}");
             }
-            AgentState::Silent => tracing::warn!(%vm, "The guest's agent is silent."),
-            AgentState::Absent => tracing::info!(%vm, "The guest's agent is gone."),
+            AgentState::Silent => tracing::warn!(%vm, "The guest's agent is silent.{left_out}"),
+            AgentState::Absent => tracing::info!(%vm, "The guest's agent is gone.{left_out}"),
         }
         self.events.publish(Some(vm), EventKind::Agent { agent });
     }
@@ -264,6 +392,20 @@ impl GuestState {
         // Nothing under the lock is left half done in a way that matters more
         // than going on.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lines that were left out before one of the log, as its end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LeftOut(u64);
+
+impl std::fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            1 => f.write_str(" One line before this one was left out."),
+            lines => write!(f, " {lines} lines before this one were left out."),
+        }
     }
 }
 
@@ -298,13 +440,17 @@ fn last_stage(boot: &[Lifecycle]) -> Option<Stage> {
 mod tests {
     use super::*;
 
+    fn state(events: EventBus) -> GuestState {
+        GuestState::new(Uuid::nil(), events, &crate::guest::budget::LIMITS)
+    }
+
     fn told(stage: Stage, uptime_ms: u64) -> Lifecycle {
         Lifecycle { stage, uptime_ms, detail: None }
     }
 
     #[test]
     fn a_renewed_lease_is_no_step_back() {
-        let state = GuestState::new(Uuid::nil(), EventBus::new(8));
+        let state = state(EventBus::new(8));
         for stage in [Stage::AddressAcquired, Stage::BootComplete] {
             state.lifecycle(told(stage, 1));
         }
@@ -316,7 +462,7 @@ mod tests {
 
     #[test]
     fn suspend_and_resume_alternate() {
-        let state = GuestState::new(Uuid::nil(), EventBus::new(8));
+        let state = state(EventBus::new(8));
         for (uptime_ms, stage) in
             (1..).zip([Stage::BootComplete, Stage::Suspend, Stage::Resume, Stage::Suspend])
         {
@@ -330,7 +476,7 @@ mod tests {
         use futures_util::FutureExt;
         let events = EventBus::new(8);
         let mut subscriber = events.subscribe(None);
-        let state = GuestState::new(Uuid::nil(), events);
+        let state = state(events);
         state.lifecycle(told(Stage::LoginReady, 5));
         state.lifecycle(told(Stage::LoginReady, 5));
         assert!(subscriber.next().now_or_never().is_some());
@@ -339,7 +485,7 @@ mod tests {
 
     #[test]
     fn a_long_detail_is_dropped_and_the_stage_kept() {
-        let state = GuestState::new(Uuid::nil(), EventBus::new(8));
+        let state = state(EventBus::new(8));
         let detail = Some("x".repeat(MAX_DETAIL_BYTES).into());
         state.lifecycle(Lifecycle { detail, ..told(Stage::LoginReady, 5) });
         assert_eq!(state.guest().boot, [told(Stage::LoginReady, 5)]);

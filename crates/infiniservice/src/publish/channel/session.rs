@@ -434,6 +434,7 @@ fn refusal(reason: Discard) -> Option<ErrorBody> {
         Discard::Garbage => None,
         Discard::TooLong => Some(command::failed("The request is longer than 1 MiB")),
         Discard::TooDeep => Some(command::failed("The request is nested deeper than 32")),
+        Discard::TooWide => Some(command::failed("The request holds too many values")),
     }
 }
 

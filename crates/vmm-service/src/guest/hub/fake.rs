@@ -17,21 +17,32 @@ use uuid::Uuid;
 use vmm_api::event::EventKind;
 
 use crate::events::{EventBus, Next, Subscriber};
-use crate::guest::budget::Rate;
+use crate::guest::budget::{Limits, Rate};
 use crate::guest::channel::Pace;
 use crate::guest::hub::Hub;
 
 /// Far beyond what anything here takes: reached only when something hangs.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-const UNLIMITED: Rate = Rate { per_second: u32::MAX, burst: u32::MAX };
+const ENDLESS: Rate = Rate { per_second: 1e12, burst: 1e12 };
+
+/// Nothing here reaches them.
+pub(super) const UNLIMITED: Limits = Limits {
+    bytes: ENDLESS,
+    messages: ENDLESS,
+    values: ENDLESS,
+    events: ENDLESS,
+    event_bytes: ENDLESS,
+    hellos: ENDLESS,
+    changes: ENDLESS,
+    log_lines: ENDLESS,
+};
 
 /// No heartbeat and no repeated question comes between.
 pub(super) const CALM: Pace = Pace {
     heartbeat: Duration::from_secs(3600),
     retry: Duration::from_millis(1),
-    bytes: UNLIMITED,
-    messages: UNLIMITED,
+    limits: UNLIMITED,
 };
 
 pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {

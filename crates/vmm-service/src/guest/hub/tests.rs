@@ -5,12 +5,12 @@ use std::time::Duration;
 use guest_protocol::message::{ErrorBody, ErrorClass, Event, Outcome, Stage};
 use serde_json::{Value, json};
 use vmm_api::event::EventKind;
-use vmm_api::guest::{AgentState, ChannelDrops};
+use vmm_api::guest::{AgentState, ChannelDrops, ChannelPauses};
 
-use super::fake::{CALM, Host, hello, soon, wire};
+use super::fake::{CALM, Host, UNLIMITED, hello, soon, wire};
 use super::*;
 use crate::events::{EventBus, Next};
-use crate::guest::budget::Rate;
+use crate::guest::budget::{Limits, Rate};
 use crate::guest::channel::Pace;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -199,8 +199,8 @@ async fn facts_beyond_the_limits_are_discarded_counted_and_asked_for() {
 
 #[tokio::test]
 async fn a_guest_that_floods_is_throttled_alone() {
-    let burst = Rate { per_second: 1, burst: 100 };
-    let host = Host::new(Pace { messages: burst, ..CALM });
+    let messages = Rate { per_second: 1.0, burst: 100.0 };
+    let host = Host::new(Pace { limits: Limits { messages, ..UNLIMITED }, ..CALM });
     let mut all = host.events.subscribe(None);
     let (mut vm, mut port) = host.connected().await;
     let (flooder, mut flood) = host.connected().await;
@@ -217,7 +217,7 @@ async fn a_guest_that_floods_is_throttled_alone() {
         Next::Event(_) => {}
         other => panic!("{other:?}"),
     };
-    while host.hub.guest(flooder.id).dropped.throttled == 0 {
+    while host.hub.guest(flooder.id).channel.pauses.messages == 0 {
         count(soon(all.next()).await);
     }
     for uptime_ms in 0..50 {
@@ -230,7 +230,7 @@ async fn a_guest_that_floods_is_throttled_alone() {
     }
     // One a second beyond the burst, and this takes no minute.
     assert!((90..160).contains(&floods), "{floods}");
-    assert_eq!(host.hub.guest(vm.id).dropped.throttled, 0);
+    assert_eq!(host.hub.guest(vm.id).channel.pauses, ChannelPauses::default());
 }
 
 #[tokio::test]

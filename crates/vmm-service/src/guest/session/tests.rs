@@ -9,18 +9,19 @@ use serde_json::json;
 
 use super::*;
 use crate::events::EventBus;
+use crate::guest::budget::LIMITS;
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 fn session() -> Session {
-    let state = GuestState::new(Uuid::nil(), EventBus::default());
+    let state = GuestState::new(Uuid::nil(), EventBus::default(), &LIMITS);
     Session::new(Arc::new(state), HEARTBEAT)
 }
 
 fn say(session: &mut Session, event: Event, now: Instant) {
     let mut bytes = Vec::new();
     encode_event(&TimedEvent { event, timestamp: clock() }, &mut bytes);
-    session.receive(&bytes, now);
+    session.receive(&bytes, now, &mut Budget::new(&LIMITS, now));
 }
 
 fn hello(name: &str) -> Hello {
