@@ -7,6 +7,7 @@ mod by_hand;
 mod command_latency;
 mod guest;
 mod guest_wire;
+mod hub_scale;
 mod peers;
 mod samples;
 mod vm_start;
@@ -40,6 +41,22 @@ enum Benchmark {
     AgentMemory,
     /// guest-ping round trips: infiniservice, qemu-ga and a raw echo.
     CommandLatency,
+    /// The daemon at thousands of guests: a bare reader of the same sockets.
+    HubScale {
+        /// Record anew what the guests replay, and measure nothing.
+        #[arg(long, conflicts_with = "once")]
+        record: bool,
+        /// Measure one pair with so many guests, and publish nothing.
+        #[arg(long, value_name = "GUESTS")]
+        once: Option<usize>,
+    },
+    /// What hub-scale runs beside the daemon; not for people.
+    #[command(hide = true)]
+    HubScalePart {
+        /// Which.
+        #[command(subcommand)]
+        part: hub_scale::Part,
+    },
     /// From start to the agent's hello: the daemon, and its command line by hand.
     VmStart,
     /// The raw echo that command-latency measures against; not for people.
@@ -63,6 +80,16 @@ fn main() -> anyhow::Result<()> {
         Benchmark::CommandLatency => {
             command_latency::run(&args.programs.join("vmm-service"), &args.agent)
                 .context("command-latency did not finish")
+        }
+        Benchmark::HubScale { record: true, .. } => {
+            hub_scale::record(&args.programs.join("vmm-service"), &args.agent)
+                .context("nothing was recorded")
+        }
+        Benchmark::HubScale { record: false, once } => {
+            hub_scale::run(&args.programs, once).context("hub-scale did not finish")
+        }
+        Benchmark::HubScalePart { part } => {
+            hub_scale::run_part(&part).context("a part of hub-scale ended")
         }
         Benchmark::VmStart => {
             vm_start::run(&args.programs, &args.agent).context("vm-start did not finish")

@@ -64,6 +64,23 @@ pub fn host_programs(tree: &Tree, profile: Profile, say: Say<'_>) -> Result<Host
     Ok(HostPrograms { daemon: folder.join("vmm-service"), vmmctl: folder.join("vmmctl") })
 }
 
+/// Builds a `vmm-service` with simulated machines in it, optimised as the one
+/// that is shipped, and gives its path: beside that one, under its own name.
+///
+/// # Errors
+/// When it does not compile.
+pub fn simulated_daemon(tree: &Tree, say: Say<'_>) -> Result<PathBuf> {
+    say("building vmm-service with simulated machines");
+    run(cargo(tree)
+        .args(["build", "--profile", Profile::Release.name(), "--package", "vmm-service"])
+        .args(["--features", "simulated"]))?;
+    let folder = tree.target().join(Profile::Release.folder());
+    let path = folder.join("vmm-service-simulated");
+    // Cargo gives it the name of the other, which is built next.
+    std::fs::copy(folder.join("vmm-service"), &path)?;
+    Ok(path)
+}
+
 /// Builds the agent as it is shipped, static, and gives its path.
 ///
 /// # Errors

@@ -26,6 +26,9 @@ pub fn run(args: &Args) -> Result<()> {
     lab::packages::ensure(lab::packages::TO_MEASURE, &say)?;
     let tree = Tree::locate()?;
     let agent = lab::build::agent(&tree, &say)?;
+    if args.benchmark[0] == "hub-scale" {
+        lab::build::simulated_daemon(&tree, &say)?;
+    }
     let host = lab::build::host_programs(&tree, Profile::Release, &say)?;
     command.args(&args.benchmark).arg("--agent").arg(agent);
     workspace::run(command.arg("--programs").args(host.daemon.parent()))
