@@ -3,12 +3,11 @@
 //! order. The VMs run on.
 
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,9 +20,10 @@ use crate::config::{Config, StateUrl, WaitFor};
 use crate::door;
 use crate::events::EventBus;
 use crate::guest::hub::Hub;
+use crate::hypervisor::Hypervisor;
 use crate::machines::{self, Machines};
 use crate::store::{MemoryStore, SqliteStore, Store};
-use crate::sys::host;
+use crate::sys::{host, process};
 use crate::vm::Shared;
 use crate::vm::registry::Registry;
 use crate::vm::spec::Host;
@@ -60,7 +60,7 @@ impl App {
         let socket = config.api.socket.clone();
         let mut locks = vec![door::lock_socket(&socket)?];
         if let StateUrl::Sqlite(path) = &config.state {
-            locks.push(lock_state(path)?);
+            locks.push(door::lock_state(path)?);
         }
         if let Some(images) = &config.images_dir {
             tracing::debug!(folder = %images.display(), "Images are not published yet.");
@@ -71,6 +71,7 @@ impl App {
             .with_context(|| format!("127.0.0.1:{} could not be opened", config.api.port))?;
         let store = open_store(&config.state).await?;
         let machines = machines::open(config).await?;
+        refuse_lost_state(config, store.as_ref(), machines.hypervisor.as_ref()).await?;
         let events = EventBus::default();
         let hub = Hub::new(events.clone());
         let shared = Shared {
@@ -80,7 +81,7 @@ impl App {
             events: events.clone(),
             machine_type: machines.machine_type.clone(),
             default_kernel: config.kernel.as_ref().map(|path| path.display().to_string()),
-            booted_at: Timestamp::now() - host::uptime(),
+            boot: process::boot_id().context("the host does not say which boot this is")?,
         };
         let host = Host { memory_mib: host::memory_mib(), processors: host::processors() };
         let registry =
@@ -147,18 +148,36 @@ fn notify(state: NotifyState<'_>) {
     }
 }
 
-fn lock_state(state: &Path) -> Result<door::Lock> {
-    let folder = state.parent().context("the state file has no folder")?;
-    door::private_folder(folder)?;
-    door::lock_folder(folder)
-}
-
 async fn open_store(url: &StateUrl) -> Result<Arc<dyn Store>> {
     let StateUrl::Sqlite(path) = url.clone() else {
         return Ok(Arc::new(MemoryStore::default()));
     };
     let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&path)).await;
     Ok(Arc::new(opened.context("opening the state panicked")??))
+}
+
+/// A state without VMs beside machines of ours was lost, or is not theirs:
+/// whoever went on would run what he knows nothing of, and could start it twice.
+async fn refuse_lost_state(
+    config: &Config,
+    store: &dyn Store,
+    hypervisor: &dyn Hypervisor,
+) -> Result<()> {
+    let StateUrl::Sqlite(state) = &config.state else { return Ok(()) };
+    if !store.vms().await.context("the VMs could not be read")?.is_empty() {
+        return Ok(());
+    }
+    let machines = hypervisor.inventory().await.context("the machines could not be listed")?;
+    let Some(first) = machines.first() else { return Ok(()) };
+    bail!(
+        "{} knows no VM, but {} holds {} of vmm-service's, {first} for one: the state was lost, or \
+         is not theirs. Nothing was touched. Restore the state file from a backup, or name theirs \
+         (VMM_STATE_URL). To begin with an empty state all the same, end those machines and \
+         remove their folders, or name another folder (VMM_VM_DIR)",
+        state.display(),
+        config.qemu.vm_dir.display(),
+        machines.len(),
+    )
 }
 
 async fn wait_for(wait: &WaitFor) -> Result<()> {

@@ -45,6 +45,13 @@ pub fn lock_folder(path: &Path) -> Result<Lock> {
     lock(folder, path)
 }
 
+/// Locks the folder of a state file, which is made if it is not there.
+pub fn lock_state(state: &Path) -> Result<Lock> {
+    let folder = state.parent().context("the state file has no folder")?;
+    private_folder(folder)?;
+    lock_folder(folder)
+}
+
 /// Locks the name of a socket. The file beside it stays: who removes a lock
 /// file may remove another's.
 pub fn lock_socket(socket: &Path) -> Result<Lock> {

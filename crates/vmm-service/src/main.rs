@@ -11,6 +11,7 @@ mod hypervisor;
 mod keeper;
 mod machines;
 mod metrics;
+mod rescue;
 mod store;
 mod sys;
 mod vm;
@@ -41,6 +42,14 @@ struct Arguments {
     /// Say what guests run on, kvm or tcg, and in a second line why, and leave
     #[arg(long, conflicts_with = "check_config")]
     check_accel: bool,
+    /// Check every row of the state file, say what it holds, and leave; a daemon
+    /// may be using it
+    #[arg(long, conflicts_with_all = ["check_config", "check_accel"])]
+    check_state: bool,
+    /// Take the state file as it is for the truth, after you have mended it, and
+    /// leave
+    #[arg(long, conflicts_with_all = ["check_config", "check_accel", "check_state"])]
+    accept_state: bool,
 }
 
 fn main() -> ExitCode {
@@ -86,6 +95,12 @@ fn main() -> ExitCode {
 }
 
 fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
+    if arguments.check_state {
+        return rescue::check(&config.state);
+    }
+    if arguments.accept_state {
+        return rescue::accept(&config.state);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         if arguments.check_accel {

@@ -28,7 +28,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         &[
             &["main"],
             &["app"],
-            &["machines"],
+            &["machines", "rescue"],
             &["config"],
             &["api", "dashboard"],
             &["metrics"],

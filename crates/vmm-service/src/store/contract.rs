@@ -117,6 +117,14 @@ async fn keeps_only_the_newest_operations_of_a_vm(store: &dyn Store) {
     assert_eq!(store.operation(first.id).await.unwrap(), None);
 }
 
+async fn remembers_the_last_boot(store: &dyn Store) {
+    assert_eq!(store.last_boot().await.unwrap(), None);
+    for boot in ["one", "two", "two"] {
+        store.remember_boot(boot).await.unwrap();
+        assert_eq!(store.last_boot().await.unwrap().as_deref(), Some(boot));
+    }
+}
+
 macro_rules! contract {
     ($($promise:ident),* $(,)?) => {
         mod memory {
@@ -143,6 +151,7 @@ contract!(
     forgets_a_deleted_vm_but_not_its_deletion,
     answers_a_repeated_creation_with_the_first,
     keeps_only_the_newest_operations_of_a_vm,
+    remembers_the_last_boot,
 );
 
 #[tokio::test]
@@ -151,10 +160,10 @@ async fn what_sqlite_acknowledged_is_there_after_a_copy_of_the_files_in_mid_flig
     let store = SqliteStore::open(&folder.path().join("state.db")).unwrap();
     let vm = record("vm");
     store.insert_vm(&vm, None).await.unwrap();
-    // What a power cut would leave: the file and its log as they are now, with
-    // the store still open.
+    // What a power cut would leave: the file and its journal as they are now,
+    // with the store still open.
     let after = tempfile::tempdir().unwrap();
-    for name in ["state.db", "state.db-wal"] {
+    for name in ["state.db", "state.db-journal"] {
         std::fs::copy(folder.path().join(name), after.path().join(name)).unwrap();
     }
     let reopened = SqliteStore::open(&after.path().join("state.db")).unwrap();

@@ -25,6 +25,7 @@ struct Tables {
     vms: HashMap<Uuid, VmRecord>,
     operations: HashMap<Uuid, Operation>,
     keys: HashMap<String, Key>,
+    boot: Option<String>,
 }
 
 #[derive(Debug)]
@@ -101,6 +102,15 @@ impl Store for MemoryStore {
             tables.operations.values().filter(|o| o.ended_at.is_none()).cloned().collect();
         unfinished.sort_by_key(|operation| operation.created_at);
         Ok(unfinished)
+    }
+
+    async fn last_boot(&self) -> Result<Option<String>, StoreError> {
+        Ok(self.lock().boot.clone())
+    }
+
+    async fn remember_boot(&self, boot: &str) -> Result<(), StoreError> {
+        self.lock().boot = Some(boot.to_owned());
+        Ok(())
     }
 }
 

@@ -3,11 +3,16 @@
 
 mod memory;
 mod schema;
+mod seal;
 mod sqlite;
 mod tables;
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
+pub mod hooked;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -16,6 +21,7 @@ use vmm_api::operation::Operation;
 use vmm_api::vm::{State, VmSpec};
 
 pub use memory::MemoryStore;
+pub use schema::Contents;
 pub use sqlite::SqliteStore;
 
 /// How many operations that ended are remembered of each VM. Who asks for an
@@ -114,6 +120,13 @@ pub trait Store: Send + Sync {
 
     /// Operations that never ended, of every VM.
     async fn unfinished_operations(&self) -> Result<Vec<Operation>, StoreError>;
+
+    /// The boot of the host in which a daemon last found all its VMs, by the
+    /// kernel's id of it. `None` when no daemon ever said.
+    async fn last_boot(&self) -> Result<Option<String>, StoreError>;
+
+    /// Remembers the boot of the host.
+    async fn remember_boot(&self, boot: &str) -> Result<(), StoreError>;
 }
 
 /// Why something was not remembered.

@@ -13,7 +13,9 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 use vmm_api::operation::Operation;
 
-use super::{IdempotencyKey, Inserted, StateChange, Store, StoreError, VmRecord, schema, tables};
+use super::{
+    Contents, IdempotencyKey, Inserted, StateChange, Store, StoreError, VmRecord, schema, tables,
+};
 
 /// How many changes may wait for the disk; who comes later waits to enter.
 const QUEUE: usize = 1024;
@@ -49,29 +51,47 @@ pub enum OpenError {
     },
     /// The file is not whole.
     #[error(
-        "{} is damaged ({what}): stop here, copy it aside, and restore it from a backup or rescue \
-         it with `sqlite3 FILE .recover`; the virtual machines that run are not touched",
+        "{} is damaged ({what}), and was left as it is, as were all virtual machines: copy it \
+         aside with its -journal, then restore it from a backup, or rescue what can be read with \
+         `sqlite3 FILE .recover` and `vmm-service --accept-state`; docs/daemon.md has the steps",
         path.display()
     )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What SQLite says.
+        /// What does not fit.
         what: String,
     },
-    /// The write-ahead log is there without its file.
+    /// The journal is there without its file.
     #[error(
-        "{} is missing, but its write-ahead log is there: restore both from a backup, or remove \
-         the log to begin with an empty state",
-        path.display()
+        "{} is missing, but its journal {} is there: restore the file from a backup, or remove \
+         the journal to begin with an empty state",
+        path.display(),
+        log.display()
     )]
     LostMain {
         /// The file.
         path: PathBuf,
+        /// The journal.
+        log: PathBuf,
     },
     /// It is a database of another program.
-    #[error("{} is a database, but not one of vmm-service: name another file", path.display())]
+    #[error(
+        "{} is a database, but not one of vmm-service: name another file, or restore this one from \
+         a backup if it was one",
+        path.display()
+    )]
     Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file cannot be written to.
+    #[error(
+        "{} cannot be written to: see whether its file system is mounted read-only, and mount it \
+         with `mount -o remount,rw`; if it is not, the file is damaged: restore it from a backup",
+        path.display()
+    )]
+    ReadOnly {
         /// The file.
         path: PathBuf,
     },
@@ -107,6 +127,26 @@ impl SqliteStore {
                 source: source.into(),
             })?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
+    }
+
+    /// Checks a file as [`Self::open`] does and changes nothing. A daemon may be
+    /// using it. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::open`].
+    pub fn check(path: &Path) -> Result<Contents, OpenError> {
+        schema::check(path)
+    }
+
+    /// Takes what is in a file for what was written: after its owner mended it,
+    /// while no daemon uses it. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::open`], when it still makes no sense.
+    pub fn accept(path: &Path) -> Result<Contents, OpenError> {
+        schema::accept(path)
     }
 
     /// Has the thread do `work` within its next transaction and waits for the
@@ -178,6 +218,15 @@ impl Store for SqliteStore {
 
     async fn unfinished_operations(&self) -> Result<Vec<Operation>, StoreError> {
         self.run("read", tables::unfinished_operations).await
+    }
+
+    async fn last_boot(&self) -> Result<Option<String>, StoreError> {
+        self.run("read", tables::last_boot).await
+    }
+
+    async fn remember_boot(&self, boot: &str) -> Result<(), StoreError> {
+        let boot = boot.to_owned();
+        self.run("written", move |db| tables::remember_boot(db, &boot)).await
     }
 }
 

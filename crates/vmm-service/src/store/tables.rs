@@ -1,4 +1,7 @@
 //! The statements: rows of the state file from and to the types of the seam.
+//!
+//! What is read was as it was written, or it is an error; and no change ever
+//! seals anew what was not.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -7,19 +10,24 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 use vmm_api::operation::Operation;
 
+use super::seal::{HOST, KEYS, OPERATIONS, VMS};
 use super::sqlite::failure;
 use super::{
     ENDED_OPERATIONS_PER_VM, IdempotencyKey, Inserted, REMEMBERED, StateChange, StoreError,
     VmRecord,
 };
 
+/// The host's row for its boot.
+const BOOT_ID: &str = "boot_id";
+
 /// All VMs, sorted by name.
 pub fn vms(db: &Connection) -> Result<Vec<VmRecord>, StoreError> {
     let mut statement = db
-        .prepare_cached(
-            "SELECT id, spec, machine_type, state, state_detail, created_at, state_changed_at
+        .prepare_cached(&format!(
+            "SELECT {}, id, spec, machine_type, state, state_detail, created_at, state_changed_at
              FROM vms ORDER BY name",
-        )
+            VMS.intact()
+        ))
         .map_err(unread)?;
     let rows = statement.query_map([], |row| Ok(vm(row))).map_err(unread)?;
     rows.map(|row| row.map_err(unread)?).collect()
@@ -45,7 +53,8 @@ pub fn insert_vm(
     if taken {
         return Err(StoreError::NameTaken(record.spec.name.clone()));
     }
-    db.prepare_cached("INSERT INTO vms VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")
+    let seal = VMS.seal_of("?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8");
+    db.prepare_cached(&format!("INSERT INTO vms VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, {seal})"))
         .and_then(|mut s| {
             s.execute(params![
                 record.id.to_string(),
@@ -61,7 +70,8 @@ pub fn insert_vm(
         .map_err(unwritten)?;
     if let Some(key) = key {
         let created = record.created_at.as_microsecond();
-        db.prepare_cached("INSERT INTO idempotency VALUES (?1, ?2, ?3, ?4)")
+        let seal = KEYS.seal_of("?1, ?2, ?3, ?4");
+        db.prepare_cached(&format!("INSERT INTO idempotency VALUES (?1, ?2, ?3, ?4, {seal})"))
             .and_then(|mut s| {
                 s.execute(params![key.key, key.body_hash, record.id.to_string(), created])
             })
@@ -72,21 +82,24 @@ pub fn insert_vm(
 
 /// Writes a VM's state and the operations that go with it.
 pub fn change_state(db: &Connection, change: &StateChange) -> Result<(), StoreError> {
+    let id = change.id.to_string();
+    let seal = VMS.seal_of("id, name, spec, machine_type, ?2, ?3, created_at, ?4");
     let changed = db
-        .prepare_cached(
-            "UPDATE vms SET state = ?2, state_detail = ?3, state_changed_at = ?4 WHERE id = ?1",
-        )
+        .prepare_cached(&format!(
+            "UPDATE vms SET state = ?2, state_detail = ?3, state_changed_at = ?4, seal = {seal}
+             WHERE id = ?1 AND {}",
+            VMS.intact()
+        ))
         .and_then(|mut s| {
-            s.execute(params![
-                change.id.to_string(),
-                json(&change.state),
-                change.detail,
-                change.at.to_string(),
-            ])
+            s.execute(params![id, json(&change.state), change.detail, change.at.to_string(),])
         })
         .map_err(unwritten)?;
     if changed == 0 {
-        return Err(StoreError::NoSuchVm(change.id));
+        let there = db
+            .prepare_cached("SELECT 1 FROM vms WHERE id = ?1")
+            .and_then(|mut s| s.exists([id]))
+            .map_err(unread)?;
+        return Err(if there { altered(VMS.name) } else { StoreError::NoSuchVm(change.id) });
     }
     change.operations.iter().try_for_each(|operation| put_operation(db, operation))
 }
@@ -116,48 +129,105 @@ pub fn delete_vm(
 
 /// An operation by its id.
 pub fn operation(db: &Connection, id: Uuid) -> Result<Option<Operation>, StoreError> {
-    let found: Option<String> = db
-        .prepare_cached("SELECT operation FROM operations WHERE id = ?1")
-        .and_then(|mut s| s.query_row([id.to_string()], |row| row.get(0)).optional())
+    let intact = OPERATIONS.intact();
+    let found = db
+        .prepare_cached(&format!("SELECT {intact}, operation FROM operations WHERE id = ?1"))
+        .and_then(|mut s| {
+            s.query_row([id.to_string()], |row| Ok(written_operation(row))).optional()
+        })
         .map_err(unread)?;
-    found.map(|text| parse(&text)).transpose()
+    found.transpose()
 }
 
 /// Operations that never ended, oldest first.
 pub fn unfinished_operations(db: &Connection) -> Result<Vec<Operation>, StoreError> {
     let mut statement = db
-        .prepare_cached(
-            "SELECT operation FROM operations WHERE ended_us IS NULL ORDER BY created_us",
-        )
+        .prepare_cached(&format!(
+            "SELECT {}, operation FROM operations WHERE ended_us IS NULL ORDER BY created_us",
+            OPERATIONS.intact()
+        ))
         .map_err(unread)?;
-    let rows = statement.query_map([], |row| row.get::<_, String>(0)).map_err(unread)?;
-    rows.map(|row| parse(&row.map_err(unread)?)).collect()
+    let rows = statement.query_map([], |row| Ok(written_operation(row))).map_err(unread)?;
+    rows.map(|row| row.map_err(unread)?).collect()
+}
+
+/// The boot of the host that was remembered.
+pub fn last_boot(db: &Connection) -> Result<Option<String>, StoreError> {
+    let found = db
+        .prepare_cached(&format!("SELECT {}, value FROM host WHERE name = ?1", HOST.intact()))
+        .and_then(|mut s| {
+            s.query_row([BOOT_ID], |row| Ok((row.get::<_, bool>(0)?, row.get(1)?))).optional()
+        })
+        .map_err(unread)?;
+    match found {
+        Some((false, _)) => Err(altered(HOST.name)),
+        found => Ok(found.map(|(_, boot)| boot)),
+    }
+}
+
+/// Remembers the boot of the host.
+pub fn remember_boot(db: &Connection, boot: &str) -> Result<(), StoreError> {
+    db.prepare_cached(&format!(
+        "INSERT INTO host VALUES (?1, ?2, {})
+         ON CONFLICT (name) DO UPDATE SET value = excluded.value, seal = excluded.seal",
+        HOST.seal_of("?1, ?2")
+    ))
+    .and_then(|mut s| s.execute([BOOT_ID, boot]))
+    .map_err(unwritten)?;
+    Ok(())
+}
+
+/// Reads all that there is and says what makes no sense.
+pub fn read_all(db: &Connection) -> Result<(), String> {
+    let told = |error: StoreError| match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    vms(db).map_err(told)?;
+    let operations = || -> Result<(), StoreError> {
+        let intact = OPERATIONS.intact();
+        let mut statement =
+            db.prepare(&format!("SELECT {intact}, operation FROM operations")).map_err(unread)?;
+        let mut rows = statement.query_map([], |row| Ok(written_operation(row))).map_err(unread)?;
+        rows.try_for_each(|row| row.map_err(unread)?.map(drop))
+    };
+    operations().map_err(told)
 }
 
 fn made_before(db: &Connection, key: &IdempotencyKey) -> Result<Option<Uuid>, StoreError> {
-    let found: Option<(String, String)> = db
-        .prepare_cached("SELECT body_hash, vm FROM idempotency WHERE key = ?1")
-        .and_then(|mut s| s.query_row([&key.key], |row| Ok((row.get(0)?, row.get(1)?))).optional())
+    let intact = KEYS.intact();
+    let found: Option<(bool, String, String)> = db
+        .prepare_cached(&format!("SELECT {intact}, body_hash, vm FROM idempotency WHERE key = ?1"))
+        .and_then(|mut s| {
+            s.query_row([&key.key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()
+        })
         .map_err(unread)?;
     match found {
         None => Ok(None),
-        Some((hash, _)) if hash != key.body_hash => Err(StoreError::KeyReused),
-        Some((_, vm)) => vm.parse().map(Some).map_err(unfit),
+        Some((false, _, _)) => Err(altered(KEYS.name)),
+        Some((_, hash, _)) if hash != key.body_hash => Err(StoreError::KeyReused),
+        Some((_, _, vm)) => vm.parse().map(Some).map_err(unfit),
     }
 }
 
 fn put_operation(db: &Connection, operation: &Operation) -> Result<(), StoreError> {
-    db.prepare_cached("INSERT OR REPLACE INTO operations VALUES (?1, ?2, ?3, ?4, ?5)")
-        .and_then(|mut s| {
-            s.execute(params![
-                operation.id.to_string(),
-                operation.vm.to_string(),
-                operation.ended_at.map(Timestamp::as_microsecond),
-                operation.created_at.as_microsecond(),
-                json(operation),
-            ])
-        })
-        .map_err(unwritten)?;
+    // No OR REPLACE: it removes rows without their triggers.
+    db.prepare_cached(&format!(
+        "INSERT INTO operations VALUES (?1, ?2, ?3, ?4, ?5, {})
+         ON CONFLICT (id) DO UPDATE SET vm = excluded.vm, ended_us = excluded.ended_us,
+         created_us = excluded.created_us, operation = excluded.operation, seal = excluded.seal",
+        OPERATIONS.seal_of("?1, ?2, ?3, ?4, ?5")
+    ))
+    .and_then(|mut s| {
+        s.execute(params![
+            operation.id.to_string(),
+            operation.vm.to_string(),
+            operation.ended_at.map(Timestamp::as_microsecond),
+            operation.created_at.as_microsecond(),
+            json(operation),
+        ])
+    })
+    .map_err(unwritten)?;
     if operation.ended_at.is_none() {
         return Ok(());
     }
@@ -172,16 +242,26 @@ fn put_operation(db: &Connection, operation: &Operation) -> Result<(), StoreErro
 }
 
 fn vm(row: &Row<'_>) -> Result<VmRecord, StoreError> {
+    if !row.get::<_, bool>(0).map_err(unread)? {
+        return Err(altered(VMS.name));
+    }
     let text = |column| row.get::<_, String>(column).map_err(unread);
     Ok(VmRecord {
-        id: text(0)?.parse().map_err(unfit)?,
-        spec: parse(&text(1)?)?,
-        machine_type: text(2)?,
-        state: parse(&text(3)?)?,
-        state_detail: row.get(4).map_err(unread)?,
-        created_at: text(5)?.parse().map_err(unfit)?,
-        state_changed_at: text(6)?.parse().map_err(unfit)?,
+        id: text(1)?.parse().map_err(unfit)?,
+        spec: parse(&text(2)?)?,
+        machine_type: text(3)?,
+        state: parse(&text(4)?)?,
+        state_detail: row.get(5).map_err(unread)?,
+        created_at: text(6)?.parse().map_err(unfit)?,
+        state_changed_at: text(7)?.parse().map_err(unfit)?,
     })
+}
+
+fn written_operation(row: &Row<'_>) -> Result<Operation, StoreError> {
+    if !row.get::<_, bool>(0).map_err(unread)? {
+        return Err(altered(OPERATIONS.name));
+    }
+    parse(&row.get::<_, String>(1).map_err(unread)?)
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -205,4 +285,16 @@ fn unwritten(error: rusqlite::Error) -> StoreError {
 /// A row that this program did not write, or not like that.
 fn unfit(error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
     StoreError::Failed { doing: "understood", source: error.into() }
+}
+
+/// A row that is not what was written, since the file was checked at the start.
+fn altered(table: &str) -> StoreError {
+    StoreError::Failed {
+        doing: "read",
+        source: format!(
+            "a row of {table} is not as it was written: the state file is damaged; restart the \
+             daemon, which says what to do"
+        )
+        .into(),
+    }
 }

@@ -1,7 +1,6 @@
 //! What the host has, and what it lets this process have.
 
 use std::num::NonZero;
-use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -10,11 +9,6 @@ pub fn memory_mib() -> u64 {
     let info = rustix::system::sysinfo();
     let total = info.totalram.saturating_mul(u64::from(info.mem_unit).max(1));
     total / (1 << 20)
-}
-
-/// How long ago the host booted, to the second; the time that it slept counts.
-pub fn uptime() -> Duration {
-    Duration::from_secs(u64::try_from(rustix::system::sysinfo().uptime).unwrap_or_default())
 }
 
 /// The processors that this process may use.
@@ -47,7 +41,6 @@ mod tests {
     fn the_host_has_memory_and_processors() {
         assert!(memory_mib() > 16);
         assert!(processors() >= 1);
-        assert!(uptime() > Duration::ZERO);
     }
 
     #[test]

@@ -8,17 +8,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tempfile::TempDir;
 use tokio::sync::Notify;
-use uuid::Uuid;
-use vmm_api::operation::{Operation, OperationKind, OperationState};
+use vmm_api::operation::{OperationKind, OperationState};
 use vmm_api::vm::State;
 
 use super::Request;
 use super::driver_tests::Daemon;
 use crate::hypervisor::simulated::SimulatedHypervisor;
 use crate::hypervisor::{Exit, Hypervisor};
-use crate::store::{
-    IdempotencyKey, Inserted, MemoryStore, StateChange, Store, StoreError, VmRecord,
-};
+use crate::store::hooked::{Access, Hook, Hooked};
+use crate::store::{MemoryStore, Store, StoreError};
 
 /// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -30,58 +28,45 @@ enum Cut {
     After,
 }
 
-/// A store that stands still for ever at one write: whoever waits for it does
-/// nothing more, as if it had been killed there.
+/// Stands still for ever at one write: whoever waits for it does nothing more,
+/// as if it had been killed there.
 struct Cutting {
-    store: Arc<MemoryStore>,
     cut: Cut,
     left: AtomicUsize,
     reached: Notify,
 }
 
 impl Cutting {
-    async fn write<T>(&self, write: impl Future<Output = T>) -> T {
-        let last = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-        if last == Err(0) || last == Ok(1) {
-            // A kill takes all drivers with it: nothing is written after the cut.
-            if last == Ok(1) && self.cut == Cut::After {
-                write.await;
-            }
-            self.reached.notify_one();
-            return std::future::pending().await;
-        }
-        write.await
+    /// A store that is cut at its `nth` write.
+    fn at(nth: usize, cut: Cut, store: &Arc<MemoryStore>) -> Arc<Hooked<Self>> {
+        let hook = Self { cut, left: AtomicUsize::new(nth), reached: Notify::new() };
+        Arc::new(Hooked { store: Arc::clone(store), hook })
+    }
+
+    async fn stand_still(&self) {
+        self.reached.notify_one();
+        std::future::pending::<()>().await;
     }
 }
 
 #[async_trait]
-impl Store for Cutting {
-    async fn vms(&self) -> Result<Vec<VmRecord>, StoreError> {
-        self.store.vms().await
+impl Hook for Cutting {
+    async fn before(&self, access: Access) -> Result<(), StoreError> {
+        if access == Access::Write {
+            let left =
+                self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+            // A kill takes all drivers with it: nothing is written after the cut.
+            if left == Err(0) || (left == Ok(1) && self.cut == Cut::Before) {
+                self.stand_still().await;
+            }
+        }
+        Ok(())
     }
 
-    async fn insert_vm(
-        &self,
-        record: &VmRecord,
-        key: Option<&IdempotencyKey>,
-    ) -> Result<Inserted, StoreError> {
-        self.write(self.store.insert_vm(record, key)).await
-    }
-
-    async fn change_state(&self, change: &StateChange) -> Result<(), StoreError> {
-        self.write(self.store.change_state(change)).await
-    }
-
-    async fn delete_vm(&self, id: Uuid, deletion: Option<&Operation>) -> Result<(), StoreError> {
-        self.write(self.store.delete_vm(id, deletion)).await
-    }
-
-    async fn operation(&self, id: Uuid) -> Result<Option<Operation>, StoreError> {
-        self.store.operation(id).await
-    }
-
-    async fn unfinished_operations(&self) -> Result<Vec<Operation>, StoreError> {
-        self.store.unfinished_operations().await
+    async fn after(&self, access: Access) {
+        if access == Access::Write && self.left.load(Ordering::SeqCst) == 0 {
+            self.stand_still().await;
+        }
     }
 }
 
@@ -135,18 +120,15 @@ async fn check(daemon: &Daemon, what: &str) {
 async fn cut_at(nth: usize, cut: Cut) -> bool {
     let folder: Arc<TempDir> = Arc::new(tempfile::tempdir().unwrap());
     let hypervisor = SimulatedHypervisor::new(folder.path());
-    let (left, reached) = (AtomicUsize::new(nth), Notify::new());
     let store = Arc::new(MemoryStore::default());
-    let cutting = Arc::new(Cutting { store: Arc::clone(&store), cut, left, reached });
-    let first = Daemon::start(
-        Arc::clone(&folder),
-        Arc::clone(&cutting) as Arc<dyn Store>,
-        hypervisor.clone(),
-    );
-    let first = first.await;
+    let cutting = Cutting::at(nth, cut, &store);
+    let kept: Arc<dyn Store> = cutting.clone();
+    let first = async {
+        live(&Daemon::start(Arc::clone(&folder), kept, hypervisor.clone()).await).await;
+    };
     let was_cut = tokio::select! {
-        () = cutting.reached.notified() => true,
-        () = live(&first) => false,
+        () = cutting.hook.reached.notified() => true,
+        () = first => false,
     };
     let what = format!("cut {cut:?} write {nth}");
     let acknowledged = store.unfinished_operations().await.unwrap();
@@ -189,13 +171,11 @@ async fn a_run_that_nobody_wrote_down_is_told_by_its_end() {
     let folder: Arc<TempDir> = Arc::new(tempfile::tempdir().unwrap());
     let hypervisor = SimulatedHypervisor::new(folder.path());
     let store = Arc::new(MemoryStore::default());
-    // Created, starting, and then the write of what runs.
-    let (left, reached) = (AtomicUsize::new(3), Notify::new());
-    let cutting = Cutting { store: Arc::clone(&store), cut: Cut::Before, left, reached };
-    let cutting = Arc::new(cutting);
+    // The boot, created, starting, and then the write of what runs.
+    let cutting = Cutting::at(4, Cut::Before, &store);
     let first = Daemon::start(Arc::clone(&folder), cutting.clone(), hypervisor.clone()).await;
     tokio::select! {
-        () = cutting.reached.notified() => {}
+        () = cutting.hook.reached.notified() => {}
         () = live(&first) => panic!("it was to be cut"),
     }
     let id = hypervisor.inventory().await.unwrap()[0];

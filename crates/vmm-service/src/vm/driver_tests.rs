@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use serde_json::json;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -20,52 +19,33 @@ use crate::events::{EventBus, Next};
 use crate::guest::hub::Hub;
 use crate::hypervisor::simulated::SimulatedHypervisor;
 use crate::hypervisor::{Exit, Hypervisor, Launch};
-use crate::store::{
-    IdempotencyKey, Inserted, MemoryStore, StateChange, Store, StoreError, VmRecord,
-};
+use crate::store::hooked::{Access, Hook, Hooked};
+use crate::store::{MemoryStore, Store, StoreError};
 
 /// Longer than anything here takes, shorter than a developer's patience.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A store whose disk a test fills. That SQLite says so on a really full disk
-/// is tested where SQLite is.
+/// A host for a few small VMs.
+const HOST: Host = Host { memory_mib: 1024, processors: 4 };
+
+/// Makes a store fail. That SQLite says so on a really full disk is tested where
+/// SQLite is.
 #[derive(Default)]
-struct FullDisk {
-    store: MemoryStore,
+struct Faults {
     full: AtomicBool,
+    unreadable: AtomicBool,
 }
 
 #[async_trait]
-impl Store for FullDisk {
-    async fn vms(&self) -> Result<Vec<VmRecord>, StoreError> {
-        self.store.vms().await
-    }
-
-    async fn insert_vm(
-        &self,
-        record: &VmRecord,
-        key: Option<&IdempotencyKey>,
-    ) -> Result<Inserted, StoreError> {
-        self.store.insert_vm(record, key).await
-    }
-
-    async fn change_state(&self, change: &StateChange) -> Result<(), StoreError> {
-        if self.full.load(Ordering::Relaxed) {
+impl Hook for Faults {
+    async fn before(&self, access: Access) -> Result<(), StoreError> {
+        if access == Access::Write && self.full.load(Ordering::Relaxed) {
             return Err(StoreError::Full("no space left".into()));
         }
-        self.store.change_state(change).await
-    }
-
-    async fn delete_vm(&self, id: Uuid, deletion: Option<&Operation>) -> Result<(), StoreError> {
-        self.store.delete_vm(id, deletion).await
-    }
-
-    async fn operation(&self, id: Uuid) -> Result<Option<Operation>, StoreError> {
-        self.store.operation(id).await
-    }
-
-    async fn unfinished_operations(&self) -> Result<Vec<Operation>, StoreError> {
-        self.store.unfinished_operations().await
+        if access == Access::Read && self.unreadable.load(Ordering::Relaxed) {
+            return Err(StoreError::Failed { doing: "read", source: "a bad sector".into() });
+        }
+        Ok(())
     }
 }
 
@@ -95,14 +75,14 @@ impl Daemon {
         store: Arc<dyn Store>,
         hypervisor: SimulatedHypervisor,
     ) -> Self {
-        Self::start_on_host(folder, store, hypervisor, Timestamp::UNIX_EPOCH).await
+        Self::start_on_host(folder, store, hypervisor, "first").await
     }
 
     async fn start_on_host(
         folder: Arc<TempDir>,
         store: Arc<dyn Store>,
         hypervisor: SimulatedHypervisor,
-        booted_at: Timestamp,
+        boot: &str,
     ) -> Self {
         let events = EventBus::default();
         let hub = Hub::new(events.clone());
@@ -113,10 +93,9 @@ impl Daemon {
             events: events.clone(),
             machine_type: "pc-q35-7.2".to_owned(),
             default_kernel: None,
-            booted_at,
+            boot: boot.to_owned(),
         };
-        let host = Host { memory_mib: 1024, processors: 4 };
-        let registry = Registry::load(Arc::new(shared), host).await.unwrap();
+        let registry = Registry::load(Arc::new(shared), HOST).await.unwrap();
         Self { folder, store, hypervisor, events, hub, registry }
     }
 
@@ -363,7 +342,6 @@ async fn a_restart_of_the_host_is_no_fault_of_a_vm() {
     let crashed = daemon.running("crashed").await;
     let rests = daemon.created("rests").await;
     daemon.registry.close().await;
-    let booted_at = Timestamp::now();
     for (id, how) in [(unseen, Exit::Unseen), (crashed, Exit::Signal(6))] {
         daemon.hypervisor.control(id).exit(how).await;
     }
@@ -372,7 +350,7 @@ async fn a_restart_of_the_host_is_no_fault_of_a_vm() {
         daemon.hypervisor.purge(id).await.unwrap();
     }
     let Daemon { folder, store, hypervisor, .. } = daemon;
-    let daemon = Daemon::start_on_host(folder, store, hypervisor, booted_at).await;
+    let daemon = Daemon::start_on_host(folder, store, hypervisor, "second").await;
     for (id, what) in [
         (runs, "the host was restarted while it ran"),
         (unseen, "the host was restarted while it ran"),
@@ -426,21 +404,47 @@ async fn a_stranger_is_left_alone() {
 
 #[tokio::test]
 async fn a_full_disk_refuses_requests_and_forgets_nothing_that_happens() {
-    let store = Arc::new(FullDisk::default());
+    let store = Arc::new(Hooked::<Faults>::default());
     let daemon = Daemon::with_store(Arc::clone(&store) as Arc<dyn Store>).await;
     let id = daemon.running("web").await;
     let stop = daemon.registry.request(id, Request::Stop(None)).await.unwrap();
-    store.full.store(true, Ordering::Relaxed);
+    store.hook.full.store(true, Ordering::Relaxed);
     let error = daemon.registry.request(id, Request::Kill).await.unwrap_err();
     assert!(error.to_string().contains("disk that holds the state is full"), "{error}");
     assert!(daemon.registry.vm(id).unwrap().pid.is_some(), "nothing was done");
     daemon.hypervisor.control(id).power_off().await;
     daemon.reaches(id, State::Stopped).await;
     assert_eq!(daemon.stored(id).await, State::Stopping, "it could not be written");
-    store.full.store(false, Ordering::Relaxed);
+    store.hook.full.store(false, Ordering::Relaxed);
     assert_eq!(daemon.does(id, Request::Start).await, Ok(()));
     assert_eq!(daemon.stored(id).await, State::Running);
     assert_eq!(daemon.ended(&stop).await, Ok(()), "how it ended was not forgotten");
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_read_ends_the_start_and_touches_no_machine() {
+    let store = Arc::new(Hooked::<Faults>::default());
+    let daemon = Daemon::with_store(Arc::clone(&store) as Arc<dyn Store>).await;
+    let runs = daemon.running("runs").await;
+    let rests = daemon.created("rests").await;
+    daemon.registry.close().await;
+    store.hook.unreadable.store(true, Ordering::Relaxed);
+    let shared = Shared {
+        store: Arc::clone(&daemon.store),
+        hypervisor: Arc::new(daemon.hypervisor.clone()),
+        hub: daemon.hub.clone(),
+        events: daemon.events.clone(),
+        machine_type: "pc-q35-7.2".to_owned(),
+        default_kernel: None,
+        boot: "first".to_owned(),
+    };
+    let Err(error) = Registry::load(Arc::new(shared), HOST).await else { panic!("it went on") };
+    assert!(error.to_string().contains("could not be read"), "{error}");
+    assert!(daemon.hypervisor.runs(runs), "nothing was killed");
+    store.hook.unreadable.store(false, Ordering::Relaxed);
+    let daemon = daemon.restart().await;
+    assert_eq!(daemon.state(runs), (State::Running, None));
+    assert_eq!(daemon.state(rests), (State::Created, None));
 }
 
 #[tokio::test]

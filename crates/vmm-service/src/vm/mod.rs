@@ -11,7 +11,6 @@ mod work;
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::events::EventBus;
@@ -35,8 +34,8 @@ pub struct Shared {
     pub machine_type: String,
     /// The kernel of VMs that name nothing to boot from.
     pub default_kernel: Option<String>,
-    /// When the host booted, by its clock.
-    pub booted_at: Timestamp,
+    /// This boot of the host, by the kernel's id of it.
+    pub boot: String,
 }
 
 /// Why a request was not taken on. Nothing has changed.

@@ -71,6 +71,9 @@ impl Registry {
         for operation in shared.store.unfinished_operations().await? {
             unfinished.entry(operation.vm).or_default().push(operation);
         }
+        // Not by the clock, which may be set back and forth.
+        let host_restarted =
+            shared.store.last_boot().await?.is_some_and(|last| last != shared.boot);
         let inner = Inner {
             shared,
             host,
@@ -86,11 +89,14 @@ impl Registry {
                 let unfinished = unfinished.remove(&record.id).unwrap_or_default();
                 // Without a list of machines every one has to be looked for.
                 let listed = machines.as_ref().is_none_or(|ids| ids.contains(&record.id));
-                registry.clone().bring_back(record, listed, unfinished)
+                registry.clone().bring_back(record, listed, host_restarted, unfinished)
             })
             .buffer_unordered(ADOPTIONS_AT_ONCE)
             .collect::<()>()
             .await;
+        // Only when every VM was found: who is interrupted before finds the rest
+        // as this one did.
+        registry.remember_boot().await;
         Ok(registry)
     }
 
@@ -271,6 +277,18 @@ impl Registry {
         }
     }
 
+    /// A disk that is full now must not keep the daemon from its VMs.
+    async fn remember_boot(&self) {
+        let Shared { store, boot, .. } = self.inner.shared.as_ref();
+        if let Err(error) = store.remember_boot(boot).await {
+            tracing::error!(
+                error = chain(&error),
+                "This boot of the host could not be written down: a VM that ends unseen will be \
+                 taken for one that the host's restart ended."
+            );
+        }
+    }
+
     fn report_strangers(&self, records: &[VmRecord], machines: Option<&HashSet<Uuid>>) {
         let known: HashSet<Uuid> = records.iter().map(|record| record.id).collect();
         for id in machines.into_iter().flatten().filter(|id| !known.contains(id)) {
@@ -278,7 +296,13 @@ impl Registry {
         }
     }
 
-    async fn bring_back(self, record: VmRecord, listed: bool, unfinished: Vec<Operation>) {
+    async fn bring_back(
+        self,
+        record: VmRecord,
+        listed: bool,
+        host_restarted: bool,
+        unfinished: Vec<Operation>,
+    ) {
         let id = record.id;
         let may_be_alive = Life::at_rest(record.state, None).may_be_alive();
         let (found, running) = if listed || may_be_alive {
@@ -287,12 +311,7 @@ impl Registry {
             (Found::Gone(None), None)
         };
         let found = match found {
-            // Only of what nobody saw end: the clock may have been set since.
-            Found::Gone(None | Some(Exit::Unseen))
-                if record.state_changed_at < self.inner.shared.booted_at =>
-            {
-                Found::HostRestarted
-            }
+            Found::Gone(None | Some(Exit::Unseen)) if host_restarted => Found::HostRestarted,
             found => found,
         };
         let (mut driver, queue, view) = Driver::new(Arc::clone(&self.inner.shared), record);
