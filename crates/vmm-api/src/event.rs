@@ -35,6 +35,11 @@ pub enum EventKind {
         /// Its name.
         name: String,
     },
+    /// A VM's specification was changed.
+    Changed {
+        /// Its name.
+        name: String,
+    },
     /// A VM was deleted.
     Deleted {
         /// Its name.

@@ -37,6 +37,20 @@ pub struct VmSpec {
     /// Free text by key, for the operator's own filters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Whether it is started when the host has booted.
+    #[serde(default)]
+    pub autostart: bool,
+}
+
+/// What of a VM is to be another way: the body of `PATCH /vms/{id}`, a merge
+/// patch (RFC 7396) of its specification. What is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct VmPatch {
+    /// Whether it is started when the host has booted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autostart: Option<bool>,
 }
 
 /// A disk.

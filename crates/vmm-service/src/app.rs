@@ -24,13 +24,17 @@ use crate::hypervisor::Hypervisor;
 use crate::machines::{self, Machines};
 use crate::store::{MemoryStore, SqliteStore, Store};
 use crate::sys::{host, process};
-use crate::vm::Shared;
 use crate::vm::registry::Registry;
 use crate::vm::spec::Host;
+use crate::vm::{Shared, autostart};
 
 /// How long each part of the daemon may take to end. A start of a VM that is
 /// under way is waited for, which QEMU may take 20 s to greet.
 const DRAIN: Duration = Duration::from_secs(25);
+
+/// The record of what was started by itself, beside the machines' folders: like
+/// them it is of no use after the host's next boot.
+const AUTOSTARTED: &str = "autostarted";
 
 /// How soon a peer that did not answer is asked again, at first and at most.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -45,6 +49,8 @@ pub struct App {
     tcp: TcpListener,
     socket: PathBuf,
     machines: Machines,
+    /// What was started by itself in this boot of the host.
+    autostarted: PathBuf,
     /// Held for as long as the daemon lives: nobody else uses its folders.
     _locks: Vec<door::Lock>,
 }
@@ -87,7 +93,19 @@ impl App {
         let registry =
             Registry::load(Arc::new(shared), host).await.context("the VMs could not be read")?;
         let unix = door::bind(&socket)?;
-        Ok(Self { registry, hub, events, store, unix, tcp, socket, machines, _locks: locks })
+        let autostarted = config.qemu.vm_dir.join(AUTOSTARTED);
+        Ok(Self {
+            registry,
+            hub,
+            events,
+            store,
+            unix,
+            tcp,
+            socket,
+            machines,
+            autostarted,
+            _locks: locks,
+        })
     }
 
     /// Serves until SIGTERM or SIGINT, then ends everything in order.
@@ -108,6 +126,8 @@ impl App {
         let vms = self.registry.len();
         tracing::info!(vms, socket = %self.socket.display(), port, "The daemon is ready.");
         notify(NotifyState::Ready);
+        let starting = autostart(self.registry.clone(), self.autostarted, closing.clone());
+        let starting = tokio::spawn(starting);
         let why = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
@@ -118,6 +138,8 @@ impl App {
         closing.cancel();
         within("the doors", async { while doors.join_next().await.is_some() {} }).await;
         drop(doors);
+        // Its requests end with the drivers at the latest.
+        within("the VMs' autostart", async { drop(starting.await) }).await;
         within("the VMs' drivers", self.registry.close()).await;
         within("the guests' channels", self.hub.close()).await;
         self.machines.shutdown.cancel();
@@ -131,6 +153,19 @@ impl App {
         tracing::info!("The daemon has ended.");
         Ok(())
     }
+}
+
+/// Starts what is to be started when the host has booted, and has systemd show
+/// what came of it.
+async fn autostart(registry: Registry, record: PathBuf, closing: CancellationToken) {
+    let Some(outcome) = autostart::run(registry, record, closing).await else { return };
+    let autostart::Outcome { started, failed } = outcome;
+    tracing::info!(started, failed = failed.len(), "The VMs with autostart had their turn.");
+    let mut status = format!("Started {started} VMs after the host's boot.");
+    if !failed.is_empty() {
+        status.push_str(&format!(" Not started: {}.", failed.join(", ")));
+    }
+    notify(NotifyState::Status(&status));
 }
 
 async fn within(who: &str, work: impl Future<Output = ()>) {

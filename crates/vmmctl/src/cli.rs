@@ -109,6 +109,8 @@ pub(crate) enum Command {
     /// Delete VMs that do not run. Their disk images stay.
     #[command(visible_alias = "rm")]
     Delete(Delete),
+    /// Change VMs' specifications.
+    Set(Set),
     /// Show what the host knows of a VM.
     Info(One),
     /// Show what a VM's guest tells about itself.
@@ -224,6 +226,13 @@ pub(crate) struct Begin {
     /// Names or ids of VMs.
     #[arg(required = true, value_name = "NAME")]
     pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+/// Whether to wait.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Wait {
     /// Return as soon as vmm-service has accepted it.
     #[arg(long)]
     pub(crate) no_wait: bool,
@@ -234,8 +243,14 @@ pub(crate) struct Begin {
 
 #[derive(Debug, Args)]
 pub(crate) struct Stop {
+    /// Names or ids of VMs.
+    #[arg(required_unless_present = "all", value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// All VMs that run, at once.
+    #[arg(long, conflicts_with = "names")]
+    pub(crate) all: bool,
     #[command(flatten)]
-    pub(crate) begin: Begin,
+    pub(crate) wait: Wait,
     /// Kill a VM that is not down after so many seconds; 0 never does. 60
     /// when not given.
     #[arg(long, value_name = "SECONDS")]
@@ -262,6 +277,23 @@ pub(crate) struct Delete {
     /// Do not ask.
     #[arg(short, long)]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Set {
+    /// Names or ids of VMs.
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Whether they are started when the host has booted.
+    #[arg(long, value_enum, required = true)]
+    pub(crate) autostart: Option<Switch>,
+}
+
+/// Yes or no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Debug, Args)]

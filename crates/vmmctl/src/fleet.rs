@@ -100,6 +100,13 @@ impl Fleet {
             (EventKind::Deleted { .. }, Some(id)) => {
                 self.members.remove(&id).map_or(Change::None, |_| Change::Visible)
             }
+            (EventKind::Changed { .. }, Some(id)) => {
+                if self.members.contains_key(&id) {
+                    Change::Ask
+                } else {
+                    Change::None
+                }
+            }
             (kind, Some(id)) => match self.members.get_mut(&id) {
                 Some(member) => member.happened(kind, event.at),
                 None => Change::None,

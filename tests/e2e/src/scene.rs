@@ -125,6 +125,7 @@ impl Scene {
             disks: Vec::new(),
             nics: Vec::new(),
             labels: std::collections::BTreeMap::new(),
+            autostart: false,
         }
     }
 

@@ -171,6 +171,7 @@ fn specification(name: &str, kernel: &Kernel, initrd: &Path, disk: &Path) -> Res
         disks: vec![DiskSpec { path: text(disk)?, format: DiskFormat::Raw, read_only: false }],
         nics: vec![NicSpec { network: Network::Isolated, mac: None }],
         labels: [("made-by".to_owned(), "demo".to_owned())].into(),
+        autostart: false,
     })
 }
 

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::guest::Guest;
 use crate::operation::Operation;
 use crate::problem::{self, Problem};
-use crate::vm::{RestartRequest, StopRequest, Vm};
+use crate::vm::{RestartRequest, StopRequest, Vm, VmPatch};
 
 pub use error::Error;
 pub use events::{EventStream, Next, Received};
@@ -94,6 +94,15 @@ impl Client {
     /// See [`Client::health`].
     pub async fn vm(&self, vm: &str) -> Result<Vm, Error> {
         self.get(vm_path(vm, "")).await
+    }
+
+    /// Changes a VM's specification, and gives the VM as it is then.
+    ///
+    /// # Errors
+    ///
+    /// See [`Client::health`].
+    pub async fn change(&self, vm: &str, patch: &VmPatch) -> Result<Vm, Error> {
+        self.call(Method::PATCH, vm_path(vm, ""), Some(body(patch)?)).await
     }
 
     /// Begins to delete a VM.

@@ -41,6 +41,8 @@ pub struct Acting;
 pub struct Telling;
 /// Of what makes a VM.
 pub struct Creating;
+/// Of what changes a VM.
+pub struct Changing;
 
 impl IntoResponses for Plain {
     fn responses() -> Responses {
@@ -88,6 +90,20 @@ impl IntoResponses for Creating {
             (409, "The name is taken"),
             (415, "The body is of another type than JSON"),
             (422, "Every wrong field; or the idempotency key came before with another body"),
+            BUSY,
+            DISK_FULL,
+        ]));
+        all
+    }
+}
+
+impl IntoResponses for Changing {
+    fn responses() -> Responses {
+        let mut all = problems(&BAD_BODY);
+        all.extend(problems(&[
+            NOT_FOUND,
+            (415, "The body is of another type than JSON"),
+            (422, "Every wrong field"),
             BUSY,
             DISK_FULL,
         ]));

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::time::timeout;
-use vmm_api::vm::{RestartRequest, StopRequest};
+use vmm_api::vm::{RestartRequest, StopRequest, VmPatch};
 
 use super::problem::{ApiError, Result};
 use crate::vm::field::Fields;
@@ -47,6 +47,12 @@ impl FromFields for StopRequest {
 impl FromFields for RestartRequest {
     fn from_fields(fields: &mut Fields<'_>) -> Self {
         Self { cold: fields.flag("cold"), force_after_s: seconds(fields) }
+    }
+}
+
+impl FromFields for VmPatch {
+    fn from_fields(fields: &mut Fields<'_>) -> Self {
+        Self { autostart: fields.has("autostart").then(|| fields.flag("autostart")) }
     }
 }
 
@@ -89,6 +95,11 @@ async fn read_optional<T: FromFields>(request: Request) -> Result<T> {
     }
     let value: Value = serde_json::from_slice(&raw)
         .map_err(|error| ApiError::bad_body(format!("The body is not JSON: {error}.")))?;
+    read_fields(value)
+}
+
+/// Reads an object field by field, or tells every wrong one.
+pub fn read_fields<T: FromFields>(value: Value) -> Result<T> {
     let Value::Object(object) = value else {
         return Err(ApiError::bad_body("The body must be a JSON object."));
     };

@@ -100,7 +100,7 @@ fn routed() -> OpenApiRouter<Context> {
         .routes(routes!(vms::list, vms::create))
         // The seed's own name for creating.
         .routes(routes!(vms::create_alias))
-        .routes(routes!(vms::get, vms::delete))
+        .routes(routes!(vms::get, vms::change, vms::delete))
         .routes(routes!(actions::start))
         .routes(routes!(actions::stop))
         .routes(routes!(actions::restart))

@@ -140,6 +140,25 @@ async fn read(response: Response<Incoming>) -> Answer {
 }
 
 #[tokio::test]
+async fn a_patch_changes_what_it_names() {
+    let api = Api::new().await;
+    api.post("/vms", &api.spec("web")).await;
+    assert_eq!(api.get("/vms/web").await.json()["spec"]["autostart"], false);
+    let patch = |body: &str| request("PATCH", "/vms/web", Some(body.to_owned()));
+    let changed = api.send(patch(r#"{"autostart": true}"#)).await;
+    assert_eq!((changed.status, &changed.json()["spec"]["autostart"]), (200, &true.into()));
+    let same = api.send(patch("{}")).await;
+    assert_eq!((same.status, &same.json()["spec"]["autostart"]), (200, &true.into()));
+    let wrong = api.send(patch(r#"{"autostart": null, "name": "other"}"#)).await;
+    assert_eq!(wrong.status, 422);
+    let fields: Vec<_> = wrong.json()["errors"].as_array().unwrap().clone();
+    assert_eq!((&fields[0]["field"], &fields[1]["field"]), (&"autostart".into(), &"name".into()));
+    let nobody = request("PATCH", "/vms/db", Some("{}".to_owned()));
+    assert_eq!(api.send(nobody).await.status, 404);
+    assert_eq!(api.get("/vms/web").await.json()["spec"]["name"], "web");
+}
+
+#[tokio::test]
 async fn a_vm_from_creation_to_deletion() {
     let api = Api::new().await;
     let created = api.post("/vms", &api.spec("web")).await;
@@ -395,6 +414,7 @@ async fn every_route_is_in_the_document_and_answers() {
         "POST /vms",
         "POST /vm/create",
         "GET /vms/{id}",
+        "PATCH /vms/{id}",
         "DELETE /vms/{id}",
         "GET /vms/{id}/guest",
         "GET /vms/{id}/console/log",

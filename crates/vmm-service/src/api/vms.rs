@@ -7,11 +7,11 @@ use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 use vmm_api::guest::AgentState;
 use vmm_api::operation::Operation;
-use vmm_api::vm::{self, Vm, VmList, VmSpec};
+use vmm_api::vm::{self, Vm, VmList, VmPatch, VmSpec};
 
 use super::actions::accepted;
-use super::answers::{Acting, Creating, Listing, Reading};
-use super::body::JsonBody;
+use super::answers::{Acting, Changing, Creating, Listing, Reading};
+use super::body::{JsonBody, read_fields};
 use super::page::Asked;
 use super::problem::{ApiError, Result};
 use super::{Context, idempotency, page};
@@ -85,6 +85,20 @@ pub async fn create_alias(
 pub async fn get(State(context): State<Context>, Path(id): Path<String>) -> Result<Json<Vm>> {
     let found = find(&context, &id)?;
     context.registry.vm(found).map(Json).ok_or_else(|| ApiError::no_such_vm(&id))
+}
+
+/// Changes a VM's specification; what is absent stays as it is.
+#[utoipa::path(patch, path = "/vms/{id}", tag = "vms", request_body = VmPatch,
+    params(("id" = String, Path, description = "UUID or name")),
+    responses((status = 200, description = "The VM as it is now", body = Vm), Changing))]
+pub async fn change(
+    State(context): State<Context>,
+    Path(id): Path<String>,
+    body: JsonBody,
+) -> Result<Json<Vm>> {
+    let patch: VmPatch = read_fields(body.value)?;
+    let id = find(&context, &id)?;
+    Ok(Json(context.registry.change(id, patch).await?))
 }
 
 /// Deletes a VM that does not run. Its disks are the operator's and stay.

@@ -318,6 +318,7 @@ impl Ring {
 fn name_of(kind: &EventKind) -> &'static str {
     match kind {
         EventKind::Created { .. } => "created",
+        EventKind::Changed { .. } => "changed",
         EventKind::Deleted { .. } => "deleted",
         EventKind::State { .. } => "state",
         EventKind::Operation { .. } => "operation",

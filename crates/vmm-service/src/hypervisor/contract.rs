@@ -42,6 +42,7 @@ pub(super) fn launch(disk: &std::path::Path, machine_type: String) -> Launch {
         disks: vec![disk],
         nics: vec![],
         labels: std::collections::BTreeMap::new(),
+        autostart: false,
     };
     Launch { id: Uuid::new_v4(), spec, machine_type }
 }

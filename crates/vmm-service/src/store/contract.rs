@@ -76,6 +76,16 @@ async fn changes_nothing_of_a_vm_that_is_not_there(store: &dyn Store) {
     assert_eq!(store.operation(unfinished.id).await.unwrap(), None);
 }
 
+async fn changes_a_specification_and_nothing_else(store: &dyn Store) {
+    let mut vm = record("vm");
+    store.insert_vm(&vm, None).await.unwrap();
+    vm.spec.autostart = true;
+    store.change_spec(vm.id, &vm.spec).await.unwrap();
+    assert_eq!(store.vms().await.unwrap(), std::slice::from_ref(&vm));
+    let missing = store.change_spec(Uuid::new_v4(), &vm.spec).await;
+    assert!(matches!(missing, Err(StoreError::NoSuchVm(_))));
+}
+
 async fn forgets_a_deleted_vm_but_not_its_deletion(store: &dyn Store) {
     let vm = record("vm");
     let key = IdempotencyKey { key: "k".to_owned(), body_hash: "h".to_owned() };
@@ -148,6 +158,7 @@ contract!(
     keeps_vms_sorted_and_names_unique,
     changes_state_with_its_operations,
     changes_nothing_of_a_vm_that_is_not_there,
+    changes_a_specification_and_nothing_else,
     forgets_a_deleted_vm_but_not_its_deletion,
     answers_a_repeated_creation_with_the_first,
     keeps_only_the_newest_operations_of_a_vm,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use uuid::Uuid;
 use vmm_api::operation::Operation;
+use vmm_api::vm::VmSpec;
 
 use super::{IdempotencyKey, Inserted, MemoryStore, StateChange, Store, StoreError, VmRecord};
 
@@ -62,6 +63,10 @@ impl<H: Hook> Store for Hooked<H> {
 
     async fn change_state(&self, change: &StateChange) -> Result<(), StoreError> {
         self.call(Access::Write, self.store.change_state(change)).await
+    }
+
+    async fn change_spec(&self, id: Uuid, spec: &VmSpec) -> Result<(), StoreError> {
+        self.call(Access::Write, self.store.change_spec(id, spec)).await
     }
 
     async fn delete_vm(&self, id: Uuid, deletion: Option<&Operation>) -> Result<(), StoreError> {

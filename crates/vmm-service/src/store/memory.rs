@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use uuid::Uuid;
 use vmm_api::operation::Operation;
+use vmm_api::vm::VmSpec;
 
 use super::{
     ENDED_OPERATIONS_PER_VM, IdempotencyKey, Inserted, REMEMBERED, StateChange, Store, StoreError,
@@ -78,6 +79,12 @@ impl Store for MemoryStore {
         for operation in &change.operations {
             tables.put_operation(operation);
         }
+        Ok(())
+    }
+
+    async fn change_spec(&self, id: Uuid, spec: &VmSpec) -> Result<(), StoreError> {
+        let mut tables = self.lock();
+        tables.vms.get_mut(&id).ok_or(StoreError::NoSuchVm(id))?.spec = spec.clone();
         Ok(())
     }
 

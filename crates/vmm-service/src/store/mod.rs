@@ -111,6 +111,10 @@ pub trait Store: Send + Sync {
     /// [`StoreError::NoSuchVm`] when it is not there.
     async fn change_state(&self, change: &StateChange) -> Result<(), StoreError>;
 
+    /// Writes a VM's specification, whose name must be what it was. Fails with
+    /// [`StoreError::NoSuchVm`] when the VM is not there.
+    async fn change_spec(&self, id: Uuid, spec: &VmSpec) -> Result<(), StoreError>;
+
     /// Forgets a VM with its operations and idempotency keys, but remembers
     /// `deletion`, the operation that did it. Idempotent.
     async fn delete_vm(&self, id: Uuid, deletion: Option<&Operation>) -> Result<(), StoreError>;

@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 use vmm_api::operation::Operation;
+use vmm_api::vm::VmSpec;
 
 use super::{
     Contents, IdempotencyKey, Inserted, StateChange, Store, StoreError, VmRecord, schema, tables,
@@ -205,6 +206,11 @@ impl Store for SqliteStore {
     async fn change_state(&self, change: &StateChange) -> Result<(), StoreError> {
         let change = change.clone();
         self.run("written", move |db| tables::change_state(db, &change)).await
+    }
+
+    async fn change_spec(&self, id: Uuid, spec: &VmSpec) -> Result<(), StoreError> {
+        let spec = spec.clone();
+        self.run("written", move |db| tables::change_spec(db, id, &spec)).await
     }
 
     async fn delete_vm(&self, id: Uuid, deletion: Option<&Operation>) -> Result<(), StoreError> {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 use vmm_api::operation::Operation;
+use vmm_api::vm::VmSpec;
 
 use super::seal::{HOST, KEYS, OPERATIONS, VMS};
 use super::sqlite::failure;
@@ -95,13 +96,35 @@ pub fn change_state(db: &Connection, change: &StateChange) -> Result<(), StoreEr
         })
         .map_err(unwritten)?;
     if changed == 0 {
-        let there = db
-            .prepare_cached("SELECT 1 FROM vms WHERE id = ?1")
-            .and_then(|mut s| s.exists([id]))
-            .map_err(unread)?;
-        return Err(if there { altered(VMS.name) } else { StoreError::NoSuchVm(change.id) });
+        return Err(why_unchanged(db, change.id));
     }
     change.operations.iter().try_for_each(|operation| put_operation(db, operation))
+}
+
+/// Writes a VM's specification.
+pub fn change_spec(db: &Connection, id: Uuid, spec: &VmSpec) -> Result<(), StoreError> {
+    let seal = VMS
+        .seal_of("id, name, ?2, machine_type, state, state_detail, created_at, state_changed_at");
+    let changed = db
+        .prepare_cached(&format!(
+            "UPDATE vms SET spec = ?2, seal = {seal} WHERE id = ?1 AND name = ?3 AND {}",
+            VMS.intact()
+        ))
+        .and_then(|mut s| s.execute(params![id.to_string(), json(spec), spec.name]))
+        .map_err(unwritten)?;
+    if changed == 0 { Err(why_unchanged(db, id)) } else { Ok(()) }
+}
+
+/// A VM's row that no change found is not there, or not as it was written.
+fn why_unchanged(db: &Connection, id: Uuid) -> StoreError {
+    let there = db
+        .prepare_cached("SELECT 1 FROM vms WHERE id = ?1")
+        .and_then(|mut s| s.exists([id.to_string()]));
+    match there {
+        Ok(true) => altered(VMS.name),
+        Ok(false) => StoreError::NoSuchVm(id),
+        Err(error) => unread(error),
+    }
 }
 
 /// Forgets a VM and remembers how.

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tempfile::TempDir;
 use tokio::sync::Notify;
 use vmm_api::operation::{OperationKind, OperationState};
-use vmm_api::vm::State;
+use vmm_api::vm::{State, VmPatch};
 
 use super::Request;
 use super::driver_tests::Daemon;
@@ -74,6 +74,7 @@ impl Hook for Cutting {
 async fn live(daemon: &Daemon) {
     let id = daemon.registry.create(daemon.spec("web"), None).await.unwrap().id;
     daemon.does(id, Request::Start).await.unwrap();
+    daemon.registry.change(id, VmPatch { autostart: Some(true) }).await.unwrap();
     let control = daemon.hypervisor.control(id);
     control.obey_power_button(true);
     daemon.does(id, Request::Pause).await.unwrap();

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vmm_api::event::EventKind;
 use vmm_api::operation::{Operation, OperationState};
-use vmm_api::vm::{State, VmSpec};
+use vmm_api::vm::{State, VmPatch, VmSpec};
 
 use super::adopt::{self, Found};
 use super::state::{Action, Event, Life, Request, Step, step};
@@ -37,12 +37,12 @@ const RETRY: Duration = Duration::from_secs(5);
 /// How soon a process that could not be identified is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
-/// A request and where its answer goes.
-pub struct Command {
-    /// What is asked for.
-    pub request: Request,
-    /// Who waits.
-    pub answer: oneshot::Sender<Result<Operation, RequestError>>,
+/// What is asked of a VM's driver, and where its answer goes.
+pub enum Command {
+    /// Something that takes time.
+    Act(Request, oneshot::Sender<Result<Operation, RequestError>>),
+    /// Another specification.
+    Change(VmPatch, oneshot::Sender<Result<(), RequestError>>),
 }
 
 /// A VM as others see it.
@@ -220,14 +220,37 @@ impl Driver {
     /// A request is acknowledged when its state and its operation are on the
     /// disk; when they cannot be, nothing has happened.
     async fn command(&mut self, command: Command) {
-        let outcome = self.grant(command.request).await;
+        let (request, answer_to) = match command {
+            Command::Act(request, answer) => (request, answer),
+            Command::Change(patch, answer) => {
+                let _ = answer.send(self.change_spec(&patch).await);
+                return;
+            }
+        };
+        let outcome = self.grant(request).await;
         let (answer, actions) = match outcome {
             Ok((operation, actions)) => (Ok(operation), actions),
             Err(error) => (Err(error), Vec::new()),
         };
         // The caller may have gone; what was granted is done all the same.
-        let _ = command.answer.send(answer);
+        let _ = answer_to.send(answer);
         self.carry_out(actions, true).await;
+    }
+
+    /// Takes a patch on when it is on the disk.
+    async fn change_spec(&mut self, patch: &VmPatch) -> Result<(), RequestError> {
+        let mut spec = VmSpec::clone(&self.spec);
+        spec.autostart = patch.autostart.unwrap_or(spec.autostart);
+        if spec == *self.spec {
+            return Ok(());
+        }
+        self.shared.store.change_spec(self.id, &spec).await?;
+        let (name, autostart) = (spec.name.clone(), spec.autostart);
+        self.spec = Arc::new(spec);
+        self.view.send_modify(|view| view.spec = Arc::clone(&self.spec));
+        tracing::info!(vm = %self.id, name, autostart, "The VM's specification was changed.");
+        self.shared.events.publish(Some(self.id), EventKind::Changed { name });
+        Ok(())
     }
 
     async fn grant(&mut self, request: Request) -> Result<(Operation, Vec<Action>), RequestError> {

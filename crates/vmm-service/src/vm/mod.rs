@@ -1,6 +1,7 @@
 //! A VM's life: what it should be, what state it is in, who drives it.
 
 pub mod adopt;
+pub mod autostart;
 pub mod driver;
 pub mod field;
 pub mod registry;

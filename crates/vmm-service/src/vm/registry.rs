@@ -16,7 +16,7 @@ use uuid::Uuid;
 use vmm_api::event::EventKind;
 use vmm_api::operation::Operation;
 use vmm_api::problem::FieldError;
-use vmm_api::vm::{State, Vm, VmSpec};
+use vmm_api::vm::{State, Vm, VmPatch, VmSpec};
 
 use super::Shared;
 use super::adopt::Found;
@@ -172,13 +172,18 @@ impl Registry {
     ///
     /// [`RequestError`]; nothing has changed.
     pub async fn request(&self, id: Uuid, request: Request) -> Result<Operation, RequestError> {
-        let entry = self.entry(id).ok_or(RequestError::NoSuchVm(id))?;
-        let (answer, answered) = oneshot::channel();
-        entry.queue.try_send(Command { request, answer }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => RequestError::Busy,
-            mpsc::error::TrySendError::Closed(_) => RequestError::Closed,
-        })?;
-        answered.await.map_err(|_| RequestError::Closed)?
+        self.command(id, |answer| Command::Act(request, answer)).await
+    }
+
+    /// Changes a VM's specification, and gives the VM as it is then. Answers
+    /// when it is written down.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`]; nothing has changed.
+    pub async fn change(&self, id: Uuid, patch: VmPatch) -> Result<Vm, RequestError> {
+        self.command(id, |answer| Command::Change(patch, answer)).await?;
+        self.vm(id).ok_or(RequestError::NoSuchVm(id))
     }
 
     /// An operation as it is now.
@@ -236,6 +241,20 @@ impl Registry {
         self.inner.shutdown.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+    }
+
+    async fn command<T>(
+        &self,
+        id: Uuid,
+        command: impl FnOnce(oneshot::Sender<Result<T, RequestError>>) -> Command,
+    ) -> Result<T, RequestError> {
+        let entry = self.entry(id).ok_or(RequestError::NoSuchVm(id))?;
+        let (answer, answered) = oneshot::channel();
+        entry.queue.try_send(command(answer)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => RequestError::Busy,
+            mpsc::error::TrySendError::Closed(_) => RequestError::Closed,
+        })?;
+        answered.await.map_err(|_| RequestError::Closed)?
     }
 
     async fn add(&self, spec: VmSpec, key: Option<IdempotencyKey>) -> Result<Vm, RequestError> {

@@ -73,6 +73,7 @@ pub fn parse(raw: &Value, host: &Host) -> Result<VmSpec, Vec<FieldError>> {
         disks: disks(&mut fields),
         nics: nics(&mut fields),
         labels: labels(&mut fields),
+        autostart: fields.flag("autostart"),
     };
     fields.refuse_the_rest();
     if errors.is_empty() { Ok(spec) } else { Err(errors) }
@@ -263,11 +264,13 @@ mod tests {
             "disks": [{"path": file, "format": "qcow2"}],
             "nics": [{"network": "passt", "mac": "52:54:00:AB:CD:EF"}, {"network": "isolated"}],
             "labels": {"infinibay.org/tier": "front end"},
+            "autostart": true,
         });
         let spec = parse(&raw, &HOST).unwrap();
         assert_eq!(spec.nics[0].mac.as_deref(), Some("52:54:00:ab:cd:ef"));
         assert_eq!(spec.disks[0].format, DiskFormat::Qcow2);
         assert_eq!(spec.labels["infinibay.org/tier"], "front end");
+        assert!(spec.autostart);
         // What is accepted reads back through the contract's own types.
         let text = serde_json::to_value(&spec).unwrap();
         assert_eq!(serde_json::from_value::<VmSpec>(text).unwrap(), spec);
@@ -329,6 +332,7 @@ mod tests {
             ("nics", json!([{"network": "passt", "mac": "+2:54:00:12:34:56"}]), "nics[0].mac"),
             ("labels", json!({"a b": "x"}), "labels.\"a b\""),
             ("labels", json!({"a": 1}), "labels.\"a\""),
+            ("autostart", json!("yes"), "autostart"),
             ("colour", json!("red"), "colour"),
         ] {
             assert_eq!(wrong_fields(&with(key, value.clone())), [field], "{key}: {value}");

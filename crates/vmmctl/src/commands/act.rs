@@ -1,4 +1,4 @@
-//! `vmmctl start`, `stop`, `restart`, `pause`, `resume`, `kill` and the end of
+//! `vmmctl start`, `restart`, `pause`, `resume`, `kill` and the end of `stop` and
 //! `delete`: asks for all, then waits for all at once.
 
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use vmm_api::client::{Client, Error};
 use vmm_api::operation::{Operation, OperationState};
 use vmm_api::vm::{RestartRequest, StopRequest};
 
-use crate::cli::{Begin, Format};
+use crate::cli::{Format, Wait};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::render::text::{Style, Text};
@@ -22,8 +22,15 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Action {
     Start,
-    Stop { force_after_s: Option<u32> },
-    Restart { cold: bool, force_after_s: Option<u32> },
+    /// With `all`, one that has stopped meanwhile is as good as stopped.
+    Stop {
+        force_after_s: Option<u32>,
+        all: bool,
+    },
+    Restart {
+        cold: bool,
+        force_after_s: Option<u32>,
+    },
     Pause,
     Resume,
     Kill,
@@ -34,7 +41,9 @@ impl Action {
     async fn begin(self, client: &Client, vm: &str) -> Result<Operation, Error> {
         match self {
             Self::Start => client.start(vm).await,
-            Self::Stop { force_after_s } => client.stop(vm, &StopRequest { force_after_s }).await,
+            Self::Stop { force_after_s, .. } => {
+                client.stop(vm, &StopRequest { force_after_s }).await
+            }
             Self::Restart { cold, force_after_s } => {
                 client.restart(vm, &RestartRequest { cold, force_after_s }).await
             }
@@ -42,6 +51,19 @@ impl Action {
             Self::Resume => client.resume(vm).await,
             Self::Kill => client.kill(vm).await,
             Self::Delete => client.delete(vm).await,
+        }
+    }
+
+    /// Whether it was refused only because it is done already, which nobody
+    /// minds who named no VM.
+    async fn was_done(self, client: &Client, vm: &str, refused: &Error) -> bool {
+        if !matches!(self, Self::Stop { all: true, .. }) {
+            return false;
+        }
+        match refused.status() {
+            Some(404) => true,
+            Some(409) => client.vm(vm).await.is_ok_and(|vm| vm.pid.is_none()),
+            _ => false,
         }
     }
 
@@ -63,24 +85,26 @@ pub(super) async fn run(
     client: &Client,
     output: Output,
     action: Action,
-    begin: &Begin,
+    names: &[String],
+    patience: Wait,
 ) -> Result<(), Failure> {
     let mut failed = None;
     let mut begun = Vec::new();
-    for name in &begin.names {
+    for name in names {
         match action.begin(client, name).await {
             Ok(operation) => begun.push((name.as_str(), operation)),
             // Without the daemon every other name would say the same.
             Err(error @ Error::NotReachable { .. }) => return Err(error.into()),
+            Err(error) if action.was_done(client, name, &error).await => {}
             Err(error) => tell(output, &Failure::about(name, error), &mut failed),
         }
     }
-    if begin.no_wait {
+    if patience.no_wait {
         for (name, operation) in &begun {
             accepted(output, action, name, operation)?;
         }
     } else {
-        wait(client, output, action, begun, begin.timeout, &mut failed).await?;
+        wait(client, output, action, begun, patience.timeout, &mut failed).await?;
     }
     failed.map_or(Ok(()), |exit| Err(Failure::Shown(exit)))
 }

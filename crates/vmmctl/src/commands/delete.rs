@@ -20,7 +20,7 @@ pub(super) async fn run(client: &Client, output: Output, delete: &Delete) -> Res
             "answer y, or say --yes, to delete",
         ));
     }
-    act::run(client, output, Action::Delete, &delete.begin).await
+    act::run(client, output, Action::Delete, &delete.begin.names, delete.begin.wait).await
 }
 
 fn confirmed(names: &[String]) -> io::Result<bool> {

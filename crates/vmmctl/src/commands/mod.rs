@@ -10,6 +10,8 @@ mod info;
 mod list;
 mod log;
 mod man;
+mod set;
+mod stop;
 mod watch;
 
 use vmm_api::client::Client;
@@ -25,20 +27,27 @@ pub(crate) async fn run(cli: Cli, output: Output) -> Result<(), Failure> {
     match cli.command {
         Command::List(arguments) => list::run(&client, output, &arguments).await,
         Command::Create(arguments) => create::run(&client, output, &arguments).await,
-        Command::Start(begin) => act::run(&client, output, Action::Start, &begin).await,
-        Command::Stop(arguments) => {
-            let action = Action::Stop { force_after_s: arguments.force_after };
-            act::run(&client, output, action, &arguments.begin).await
+        Command::Start(begin) => {
+            act::run(&client, output, Action::Start, &begin.names, begin.wait).await
         }
+        Command::Stop(arguments) => stop::run(&client, output, &arguments).await,
         Command::Restart(arguments) => {
             let action =
                 Action::Restart { cold: arguments.cold, force_after_s: arguments.force_after };
-            act::run(&client, output, action, &arguments.begin).await
+            let begin = &arguments.begin;
+            act::run(&client, output, action, &begin.names, begin.wait).await
         }
-        Command::Pause(begin) => act::run(&client, output, Action::Pause, &begin).await,
-        Command::Resume(begin) => act::run(&client, output, Action::Resume, &begin).await,
-        Command::Kill(begin) => act::run(&client, output, Action::Kill, &begin).await,
+        Command::Pause(begin) => {
+            act::run(&client, output, Action::Pause, &begin.names, begin.wait).await
+        }
+        Command::Resume(begin) => {
+            act::run(&client, output, Action::Resume, &begin.names, begin.wait).await
+        }
+        Command::Kill(begin) => {
+            act::run(&client, output, Action::Kill, &begin.names, begin.wait).await
+        }
         Command::Delete(arguments) => delete::run(&client, output, &arguments).await,
+        Command::Set(arguments) => set::run(&client, output, &arguments).await,
         Command::Info(one) => info::run(&client, output, &one).await,
         Command::Guest(one) => guest::run(&client, output, &one).await,
         Command::Log(arguments) => log::run(&client, output, &arguments).await,

@@ -23,6 +23,7 @@ const NAMED_FACTS: usize = 8;
 pub(crate) fn line(event: &Event, name: Option<&str>, clock: &Clock) -> Text {
     let (kind, what) = match &event.kind {
         EventKind::Created { .. } => ("created", Text::default()),
+        EventKind::Changed { .. } => ("changed", Text::default()),
         EventKind::Deleted { .. } => ("deleted", Text::default()),
         EventKind::State { from, to, detail } => {
             let mut text = state(*from).and(Style::Faint, " → ").append(state(*to));

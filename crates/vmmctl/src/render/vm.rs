@@ -143,6 +143,9 @@ pub(crate) fn info(vm: &Vm, clock: &Clock, width: Option<usize>) -> Vec<Text> {
             units::count(u64::from(vm.spec.vcpus), "processor", "processors")
         )),
     ));
+    if vm.spec.autostart {
+        lines.push(field("Autostart", Text::new("when the host has booted")));
+    }
     for (label, value) in
         [("Kernel", &vm.spec.kernel), ("Initrd", &vm.spec.initrd), ("Arguments", &vm.spec.cmdline)]
     {

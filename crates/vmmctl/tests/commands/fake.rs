@@ -181,7 +181,8 @@ pub fn problem(status: u16, detail: &str, errors: Value) -> Answer {
 pub fn vm(name: &str) -> Value {
     json!({
         "id": "0193f1c2-0000-7000-8000-000000000001",
-        "spec": {"name": name, "vcpus": 2, "memory_mib": 512, "labels": {"tier": "web"}},
+        "spec": {"name": name, "vcpus": 2, "memory_mib": 512, "labels": {"tier": "web"},
+                 "autostart": false},
         "state": "running", "pid": 4242,
         "created_at": "2026-01-01T00:00:00Z", "state_changed_at": "2026-01-01T00:00:05Z",
         "guest": {"agent": "connected", "age_s": 1.5, "stage": "boot-complete"},

@@ -221,6 +221,52 @@ fn an_operation_that_fails_is_1_and_the_others_are_done() {
 }
 
 #[test]
+fn stop_all_stops_what_runs_and_minds_nothing_that_went_by_itself() {
+    let fake = Fake::new(|asked| {
+        let in_state = |name: &str, state: &str| {
+            let mut vm = vm(name);
+            vm["state"] = state.into();
+            if state == "stopped" {
+                vm["pid"] = Value::Null;
+            }
+            vm
+        };
+        match asked.line.as_str() {
+            "GET /vms" => ok(json!({"vms": [
+                in_state("down", "stopped"), in_state("gone", "running"), in_state("web", "paused"),
+            ]})),
+            "POST /vms/gone/stop" => problem(409, "It does not run.", json!([])),
+            "GET /vms/gone" => ok(in_state("gone", "stopped")),
+            _ => (202, "application/json", operation("stop", "succeeded").to_string()),
+        }
+    });
+    let ran = fake.vmmctl(&["stop", "--all", "--force-after", "5"]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "web stopped in 2.0 s\n"), "{}", ran.err);
+    assert_eq!(ran.err, "Stopping 2 VMs: gone, web\n");
+    assert_eq!(fake.vmmctl(&["stop", "--all", "web"]).code, 2);
+    assert_eq!(fake.vmmctl(&["stop"]).code, 2);
+}
+
+#[test]
+fn set_sends_what_changes() {
+    let fake = Fake::new(|asked| {
+        if asked.line == "PATCH /vms/nope" {
+            return problem(404, "There is no VM \"nope\".", json!([]));
+        }
+        let mut vm = vm("web");
+        vm["spec"]["autostart"] = true.into();
+        ok(vm)
+    });
+    let ran = fake.vmmctl(&["set", "web", "--autostart", "on"]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "web autostart on\n"), "{}", ran.err);
+    assert_eq!(fake.asked()[0].line, "PATCH /vms/web");
+    assert_eq!(fake.asked()[0].body, r#"{"autostart":true}"#);
+    assert_eq!(fake.vmmctl(&["set", "nope", "web", "--autostart", "off"]).code, 4);
+    assert_eq!(fake.lines().len(), 3);
+    assert_eq!(fake.vmmctl(&["set", "web"]).code, 2);
+}
+
+#[test]
 fn stop_and_restart_send_what_was_asked() {
     let fake = Fake::new(|_| (202, "application/json", operation("stop", "succeeded").to_string()));
     assert_eq!(fake.vmmctl(&["stop", "web", "--force-after", "5"]).code, 0);
