@@ -176,11 +176,50 @@ const LABELLED: &[Labelled] = &[
     },
 ];
 
+/// What goes on at the unix socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Door {
+    /// Connections that are in.
+    pub connections: usize,
+    /// Connections refused so far.
+    pub refused: u64,
+    /// Connections delayed so far.
+    pub delayed: u64,
+    /// How many watch events.
+    pub streams: usize,
+}
+
 /// Everything, as text.
-pub fn render(machines: &[(Vm, Guest)]) -> String {
+pub fn render(door: &Door, machines: &[(Vm, Guest)]) -> String {
     let mut text = String::new();
     head(&mut text, "infinibay_build_info", "gauge", "The daemon's version; always 1.");
     line(&mut text, "infinibay_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+
+    let single = [
+        (
+            "infinibay_api_connections",
+            "gauge",
+            "Connections to the unix socket.",
+            door.connections as f64,
+        ),
+        (
+            "infinibay_api_refused_connections_total",
+            "counter",
+            "Connections refused, for their process had too many.",
+            door.refused as f64,
+        ),
+        (
+            "infinibay_api_delayed_connections_total",
+            "counter",
+            "Connections delayed, for their process made them too fast.",
+            door.delayed as f64,
+        ),
+        ("infinibay_event_streams", "gauge", "How many watch events.", door.streams as f64),
+    ];
+    for (name, kind, help, value) in single {
+        head(&mut text, name, kind, help);
+        line(&mut text, name, &[], value);
+    }
 
     head(&mut text, "infinibay_vms", "gauge", "How many VMs are in each state.");
     for state in State::ALL {
@@ -232,7 +271,9 @@ fn line(text: &mut String, name: &str, labels: &[(&str, &str)], value: f64) {
             format!("{key}=\"{value}\"")
         })
         .collect();
-    writeln!(text, "{name}{{{}}} {value}", labels.join(",")).expect("a String takes everything");
+    let labels =
+        if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+    writeln!(text, "{name}{labels} {value}").expect("a String takes everything");
 }
 
 #[cfg(test)]
@@ -272,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_series_carries_the_vm_and_base_units() {
-        let text = render(&[machine("web")]);
+        let text = render(&Door::default(), &[machine("web")]);
         let id = Uuid::nil();
         assert!(text.contains("infinibay_vms{state=\"running\"} 1\n"));
         assert!(text.contains(&format!(
@@ -304,7 +345,7 @@ mod tests {
             .stderr(Stdio::piped())
             .spawn()
             .expect("promtool is not here: run cargo xtask check, or install prometheus");
-        let text = render(&[machine("web"), machine("db")]);
+        let text = render(&Door::default(), &[machine("web"), machine("db")]);
         child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -114,7 +114,7 @@ pub(crate) enum Command {
     /// Show what the host knows of a VM.
     Info(One),
     /// Show what a VM's guest tells about itself.
-    Guest(One),
+    Guest(Guest),
     /// Watch VMs live. `q` leaves.
     #[command(visible_alias = "top")]
     Watch(Watch),
@@ -300,6 +300,16 @@ pub(crate) enum Switch {
 pub(crate) struct One {
     /// Name or id of a VM.
     pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Guest {
+    #[command(flatten)]
+    pub(crate) one: One,
+    /// Show what came through the guest's channel instead, and what was thrown
+    /// away or held back of it.
+    #[arg(long)]
+    pub(crate) channel: bool,
 }
 
 #[derive(Debug, Args)]

@@ -11,9 +11,10 @@ use vmm_api::problem::{MEDIA_TYPE, Problem};
 type Responses = BTreeMap<String, RefOr<Response>>;
 
 /// What any operation may answer but `/health`.
-const ANY: [(u16, &str); 4] = [
+const ANY: [(u16, &str); 5] = [
     (401, "Asked over TCP, where nobody can be identified yet"),
     (403, "The caller has no rights here"),
+    (429, "The calling process has too many connections, or too many watch"),
     (500, "The daemon failed; its log has the request's id"),
     (504, "There was no answer in time"),
 ];

@@ -6,20 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::Response;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use vmm_api::problem::MEDIA_TYPE;
 
 use super::patience::{Endless, Patient};
 use super::problem::ApiError;
+use super::visitors::{Place, Refused, Visitors};
 use super::{Context, everything, health_only};
 
 /// Connections that one door serves at a time; more wait in the backlog. Event
@@ -37,20 +39,56 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// the loop does not spin while that lasts.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Somebody who came in.
+struct Caller<S> {
+    stream: S,
+    router: Router,
+    /// Where callers are told apart.
+    place: Option<Place>,
+}
+
 /// Serves the unix socket, whose callers the kernel identifies: root may do
-/// everything, nobody else anything but see that the daemon is there.
+/// everything, nobody else anything but see that the daemon is there. One
+/// process has only so many connections, and makes them only so fast.
 pub async fn serve_unix(listener: UnixListener, context: Context, shutdown: CancellationToken) {
+    let visitors = context.visitors.clone();
     let router = everything(context);
     let accept = || async {
         let (stream, _) = listener.accept().await?;
-        let uid = stream.peer_cred()?.uid();
-        let router = match uid {
+        let caller = stream.peer_cred()?;
+        let Some(place) = admit(&visitors, caller.pid(), &stream) else { return Ok(None) };
+        let router = match caller.uid() {
             0 => router.clone(),
             stranger => health_only(ApiError::forbidden(stranger)),
         };
-        Ok((stream, router))
+        Ok(Some(Caller { stream, router, place: Some(place) }))
     };
     serve(accept, shutdown).await;
+}
+
+/// A place for a process's connection. One that is refused is told so at once,
+/// without a look at what it asks: to wait for that would take up a place.
+fn admit(visitors: &Visitors, process: Option<i32>, stream: &UnixStream) -> Option<Place> {
+    // The kernel names 0 whom we cannot see, in another process namespace.
+    let entered = visitors.enter(process.unwrap_or(0));
+    entered
+        .map_err(|Refused { limit }| {
+            // One that does not take it is refused all the same.
+            let _ = stream.try_write(&refusal(&ApiError::too_many_connections(limit)));
+        })
+        .ok()
+}
+
+/// A whole answer, for a connection that is closed after it.
+fn refusal(error: &ApiError) -> Vec<u8> {
+    let status = StatusCode::from_u16(error.0.status).unwrap_or_default();
+    let body = serde_json::to_string(&error.0).expect("a problem is plain data");
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {length}\r\n\
+         connection: close\r\n\r\n{body}"
+    )
+    .into_bytes()
 }
 
 /// Serves TCP, where until signatures are there nobody can be identified.
@@ -58,7 +96,7 @@ pub async fn serve_tcp(listener: TcpListener, shutdown: CancellationToken) {
     let router = health_only(ApiError::unauthenticated());
     let accept = || async {
         let (stream, _) = listener.accept().await?;
-        Ok((stream, router.clone()))
+        Ok(Some(Caller { stream, router: router.clone(), place: None }))
     };
     serve(accept, shutdown).await;
 }
@@ -67,7 +105,7 @@ pub async fn serve_tcp(listener: TcpListener, shutdown: CancellationToken) {
 async fn serve<S, F>(mut accept: impl FnMut() -> F, shutdown: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Future<Output = std::io::Result<(S, Router)>>,
+    F: Future<Output = std::io::Result<Option<Caller<S>>>>,
 {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -84,9 +122,10 @@ where
         tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = accept() => match accepted {
-                Ok((stream, router)) => {
-                    connections.spawn(converse(stream, router, shutdown.clone(), permit));
+                Ok(Some(caller)) => {
+                    connections.spawn(converse(caller, shutdown.clone(), permit));
                 }
+                Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%error, "A connection could not be accepted.");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -98,13 +137,18 @@ where
 }
 
 async fn converse<S>(
-    stream: S,
-    router: Router,
+    Caller { stream, router, place }: Caller<S>,
     shutdown: CancellationToken,
     _permit: OwnedSemaphorePermit,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    if let Some(place) = &place {
+        tokio::select! {
+            () = place.turn() => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
     let endless = Endless::default();
     let stream = Patient::new(stream, endless.clone());
     let router = TowerToHyperService::new(router);

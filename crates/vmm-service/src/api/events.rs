@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Query, State};
@@ -9,6 +10,7 @@ use axum::http::HeaderMap;
 use axum::response::sse::{self, KeepAlive, Sse};
 use futures_util::stream::{self, Stream, StreamExt};
 use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
 use vmm_api::event::{Event, EventId, EventKind};
 
 use super::answers::Asking;
@@ -16,6 +18,10 @@ use super::problem::{ApiError, Result};
 use super::vms::find;
 use super::{Context, query};
 use crate::events::{Next, Subscriber};
+
+/// How many may watch at a time: half of the door's connections, which they
+/// keep for as long as they like, so that other requests always find room.
+pub const MAX_STREAMS: usize = 512;
 
 /// How often a quiet stream says that it lives, so that proxies and clients can
 /// tell quiet from dead.
@@ -42,6 +48,8 @@ pub async fn events(
         .map(str::parse)
         .transpose()
         .map_err(|error| ApiError::bad_parameter(format!("Last-Event-ID: {error}.")))?;
+    let place = Arc::clone(&context.streams).try_acquire_owned();
+    let place = place.map_err(|_| ApiError::too_many_watchers(MAX_STREAMS))?;
     let mut subscriber = context.events.subscribe(since.as_ref());
     if let Some(vm) = query.get("vm") {
         subscriber = subscriber.only(find(&context, vm)?);
@@ -51,12 +59,15 @@ pub async fn events(
     // where it began, and not to some later now.
     let begin = sse::Event::default().id(subscriber.place().to_string());
     let begin = stream::iter(since.is_none().then_some(begin));
-    let events = stream::unfold(subscriber, next);
+    let events = stream::unfold((subscriber, place), next);
     let stream = begin.chain(events).take_until(shutdown).map(Ok);
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
-async fn next(mut subscriber: Subscriber) -> Option<(sse::Event, Subscriber)> {
+/// A subscriber, and the place that it takes up among the watchers.
+type Watcher = (Subscriber, OwnedSemaphorePermit);
+
+async fn next((mut subscriber, place): Watcher) -> Option<(sse::Event, Watcher)> {
     let event = match subscriber.next().await {
         Next::Event(published) => sse::Event::default()
             .id(published.id.to_string())
@@ -65,7 +76,7 @@ async fn next(mut subscriber: Subscriber) -> Option<(sse::Event, Subscriber)> {
         Next::Missed(count) => missed(count),
         Next::Closed => return None,
     };
-    Some((event, subscriber))
+    Some((event, (subscriber, place)))
 }
 
 fn missed(count: Option<u64>) -> sse::Event {

@@ -6,7 +6,8 @@ use axum::response::{IntoResponse, Response};
 
 use super::Context;
 use super::answers::Plain;
-use crate::metrics;
+use super::events::MAX_STREAMS;
+use crate::metrics::{self, Door};
 
 /// Prometheus text format 0.0.4.
 #[utoipa::path(get, path = "/metrics", tag = "daemon",
@@ -21,5 +22,13 @@ pub async fn metrics(State(context): State<Context>) -> Response {
             (vm, guest)
         })
         .collect();
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(&machines)).into_response()
+    let visitors = &context.visitors;
+    let door = Door {
+        connections: visitors.connections(),
+        refused: visitors.refused(),
+        delayed: visitors.delayed(),
+        streams: MAX_STREAMS - context.streams.available_permits(),
+    };
+    let text = metrics::render(&door, &machines);
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }

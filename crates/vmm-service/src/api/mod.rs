@@ -19,6 +19,7 @@ mod problem;
 mod query;
 #[cfg(test)]
 mod tests;
+mod visitors;
 mod vms;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -35,6 +37,7 @@ use vmm_api::problem::Problem;
 pub use doors::{serve_tcp, serve_unix};
 
 use self::problem::ApiError;
+use self::visitors::Visitors;
 use crate::events::EventBus;
 use crate::guest::hub::Hub;
 use crate::vm::registry::Registry;
@@ -50,6 +53,10 @@ pub struct Context {
     pub events: EventBus,
     /// The lists that callers are on their way through.
     orders: page::Orders,
+    /// Who is at the unix socket.
+    visitors: Visitors,
+    /// Places for watchers.
+    streams: Arc<Semaphore>,
     /// Ends the streams, which would otherwise outlive every drain.
     shutdown: CancellationToken,
 }
@@ -62,7 +69,16 @@ impl Context {
         events: EventBus,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { registry, hub, events, orders: page::Orders::default(), shutdown }
+        let streams = Arc::new(Semaphore::new(events::MAX_STREAMS));
+        Self {
+            registry,
+            hub,
+            events,
+            orders: page::Orders::default(),
+            visitors: Visitors::default(),
+            streams,
+            shutdown,
+        }
     }
 }
 

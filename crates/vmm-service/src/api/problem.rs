@@ -47,6 +47,26 @@ impl ApiError {
         )
     }
 
+    /// The caller's process holds all connections that it may have.
+    pub fn too_many_connections(limit: usize) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too-many-connections",
+            "The calling process has too many connections",
+            format!("A process may have {limit} connections: close some, or use them again."),
+        )
+    }
+
+    /// All places for watchers are taken.
+    pub fn too_many_watchers(limit: usize) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too-many-watchers",
+            "Too many watch already",
+            format!("{limit} clients watch events, which is all that may: end some of them."),
+        )
+    }
+
     /// There is no VM of that id or name.
     pub fn no_such_vm(id: &str) -> Self {
         let detail = format!("There is no VM {id:?}: GET /vms lists those that there are.");

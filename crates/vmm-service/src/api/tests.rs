@@ -23,6 +23,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 struct Api {
     daemon: Daemon,
     socket: PathBuf,
+    streams: Arc<Semaphore>,
     shutdown: CancellationToken,
     door: JoinHandle<()>,
 }
@@ -59,8 +60,9 @@ impl Api {
         let (registry, hub, events) =
             (daemon.registry.clone(), daemon.hub.clone(), daemon.events.clone());
         let context = Context::new(registry, hub, events, shutdown.clone());
+        let streams = Arc::clone(&context.streams);
         let door = tokio::spawn(serve_unix(listener, context, shutdown.clone()));
-        Self { daemon, socket, shutdown, door }
+        Self { daemon, socket, streams, shutdown, door }
     }
 
     fn spec(&self, name: &str) -> Value {
@@ -126,10 +128,18 @@ async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Response<Incoming>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
+    try_send(stream, request).await.expect("the connection was closed")
+}
+
+/// `None` when the connection is closed before an answer.
+async fn try_send<S>(stream: S, request: Request<Full<Bytes>>) -> Option<Response<Incoming>>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
-    tokio::time::timeout(LIMIT, sender.send_request(request)).await.unwrap().unwrap()
+    tokio::time::timeout(LIMIT, sender.send_request(request)).await.unwrap().ok()
 }
 
 async fn read(response: Response<Incoming>) -> Answer {
@@ -467,4 +477,62 @@ async fn tcp_answers_only_health() {
     }
     shutdown.cancel();
     tokio::time::timeout(LIMIT, door).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn watchers_leave_room_for_other_requests() {
+    let api = Api::new().await;
+    let taken = Arc::clone(&api.streams).acquire_many_owned(events::MAX_STREAMS as u32);
+    let taken = taken.await.unwrap();
+    let answer = api.get("/events").await;
+    assert_eq!((answer.status, answer.problem().as_str()), (429, "too-many-watchers"));
+    assert_eq!(api.get("/vms").await.status, 200);
+    drop(taken);
+    // A watcher that goes gives its place back.
+    let watching = api.stream(request("GET", "/events", None)).await;
+    assert_eq!(api.streams.available_permits(), events::MAX_STREAMS - 1);
+    let metrics = api.get("/metrics").await.text;
+    assert!(metrics.contains("\ninfinibay_event_streams 1\n"), "{metrics}");
+    drop(watching);
+    tokio::time::timeout(LIMIT, async {
+        while api.streams.available_permits() < events::MAX_STREAMS {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_process_with_too_many_connections_is_told_so() {
+    let api = Api::new().await;
+    let mut held = Vec::new();
+    for _ in 0..256 {
+        held.push(UnixStream::connect(&api.socket).await.unwrap());
+    }
+    let mut further = UnixStream::connect(&api.socket).await.unwrap();
+    let mut refusal = String::new();
+    let whole = tokio::io::AsyncReadExt::read_to_string(&mut further, &mut refusal);
+    tokio::time::timeout(LIMIT, whole).await.unwrap().unwrap();
+    assert!(refusal.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{refusal}");
+    let body = refusal.split_once("\r\n\r\n").unwrap().1;
+    let problem: Value = serde_json::from_str(body).unwrap();
+    assert_eq!(problem["type"], "/problems/too-many-connections");
+    assert_eq!(
+        problem["detail"],
+        "A process may have 256 connections: close some, or use them again."
+    );
+    // One that ends makes room for another.
+    held.pop();
+    let metrics = tokio::time::timeout(LIMIT, async {
+        loop {
+            let stream = UnixStream::connect(&api.socket).await.unwrap();
+            let sent = try_send(stream, request("GET", "/metrics", None)).await;
+            if let Some(answer) = sent.filter(|answer| answer.status() == 200) {
+                break read(answer).await.text;
+            }
+        }
+    });
+    let metrics = metrics.await.unwrap();
+    assert!(metrics.contains("\ninfinibay_api_connections 256\n"), "{metrics}");
 }

@@ -1,19 +1,26 @@
 //! `vmmctl guest`.
 
+use serde_json::json;
 use vmm_api::client::Client;
 
-use crate::cli::{Format, One};
+use crate::cli::{Format, Guest};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render::clock::Clock;
-use crate::render::guest;
+use crate::render::{channel, guest};
 
-pub(super) async fn run(client: &Client, output: Output, one: &One) -> Result<(), Failure> {
-    let about = |error| Failure::about(&one.name, error);
-    let guest = client.guest(&one.name).await.map_err(about)?;
+pub(super) async fn run(client: &Client, output: Output, asked: &Guest) -> Result<(), Failure> {
+    let name = &asked.one.name;
+    let about = |error| Failure::about(name, error);
+    let guest = client.guest(name).await.map_err(about)?;
     if output.format == Format::Json {
-        return output.document(&guest);
+        return if asked.channel {
+            output.document(&json!({"channel": guest.channel, "dropped": guest.dropped}))
+        } else {
+            output.document(&guest)
+        };
     }
-    let vm = client.vm(&one.name).await.map_err(about)?;
-    output.lines(&guest::page(&vm, &guest, &Clock::now(), output.width()))
+    let vm = client.vm(name).await.map_err(about)?;
+    let page = if asked.channel { channel::page } else { guest::page };
+    output.lines(&page(&vm, &guest, &Clock::now(), output.width()))
 }

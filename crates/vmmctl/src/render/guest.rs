@@ -68,7 +68,7 @@ pub(crate) fn uptime(facts: &Facts, clock_offset_s: Option<f64>, clock: &Clock) 
     Some(if boot > 0.0 && since >= 0.0 { since } else { told })
 }
 
-fn heading(vm: &Vm, guest: &Guest, clock: &Clock) -> Vec<Text> {
+pub(super) fn heading(vm: &Vm, guest: &Guest, clock: &Clock) -> Vec<Text> {
     let since = units::duration(clock.since(vm.state_changed_at));
     let first = Text::styled(Style::Strong, &vm.spec.name)
         .and(Style::Plain, "  ")
@@ -284,8 +284,10 @@ fn drops(drops: &ChannelDrops) -> Option<Text> {
         (drops.garbage_bytes, "bytes of garbage"),
         (drops.too_long, "too long"),
         (drops.too_deep, "nested too deep"),
+        (drops.too_wide, "with too many values"),
         (drops.malformed, "malformed"),
         (drops.facts_over_limit, "with too many facts"),
+        (drops.out_of_sequence, "out of sequence"),
     ];
     let told: Vec<String> = kinds
         .iter()
@@ -309,7 +311,7 @@ fn rate(bytes_per_second: Option<u64>) -> Text {
     }
 }
 
-fn section(lines: &mut Vec<Text>, table: Option<Table>, width: Option<usize>) {
+pub(super) fn section(lines: &mut Vec<Text>, table: Option<Table>, width: Option<usize>) {
     let Some(table) = table else { return };
     if table.is_empty() {
         return;
@@ -318,7 +320,7 @@ fn section(lines: &mut Vec<Text>, table: Option<Table>, width: Option<usize>) {
     lines.extend(table.lines(width));
 }
 
-fn fit(lines: Vec<Text>, width: Option<usize>) -> Vec<Text> {
+pub(super) fn fit(lines: Vec<Text>, width: Option<usize>) -> Vec<Text> {
     match width {
         None => lines,
         Some(width) => lines.into_iter().map(|line| line.cut(width)).collect(),

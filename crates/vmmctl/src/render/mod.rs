@@ -1,6 +1,7 @@
 //! How things look: pure functions from values to text, without I/O.
 
 pub(crate) mod bar;
+pub(crate) mod channel;
 pub(crate) mod clock;
 pub(crate) mod event;
 pub(crate) mod guest;

@@ -7,7 +7,7 @@ use vmm_api::vm::Vm;
 
 use super::clock::Clock;
 use super::text::Text;
-use super::{event, guest, vm, watch};
+use super::{channel, event, guest, vm, watch};
 use crate::fleet::Fleet;
 
 fn clock() -> Clock {
@@ -175,6 +175,19 @@ fn a_guest() {
 #[test]
 fn a_guest_that_never_spoke() {
     snapshot("guest-absent", |width| guest::page(&vms()[1], &Guest::default(), &clock(), width));
+}
+
+#[test]
+fn a_guests_channel() {
+    let mut guest = facts();
+    guest.channel = serde_json::from_value(json!({
+        "received_bytes": 104_900_000, "received_messages": 1042, "hellos": 3, "port_opens": 1,
+        "connections": 2, "pauses": {"bytes": 118, "event_bytes": 2}, "paused_s": 24.31,
+        "withheld_changes": 40, "withheld_log_lines": 0,
+    }))
+    .unwrap();
+    guest.dropped.garbage_bytes = 104_857_600;
+    snapshot("channel", |width| channel::page(&vms()[0], &guest, &clock(), width));
 }
 
 #[test]
