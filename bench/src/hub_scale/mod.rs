@@ -24,9 +24,9 @@ use vmm_api::client::Client;
 pub use part::{Part, run as run_part};
 pub use record::run as record;
 
-use crate::results::{self, Table};
 use crate::samples::Samples;
 use guests::Count;
+use lab::results::{self, Table};
 use part::{Running, cpu_seconds, memory_kib};
 use subscriber::Heard;
 
