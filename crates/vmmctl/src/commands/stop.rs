@@ -23,7 +23,7 @@ pub(super) async fn run(client: &Client, output: Output, stop: &Stop) -> Result<
     let what = if names.is_empty() {
         "No VM runs.".to_owned()
     } else {
-        format!("Stopping {}: {}", units::count(names.len(), "VM", "VMs"), names.join(", "))
+        format!("Stopping {}: {}", units::count(names.len() as u64, "VM", "VMs"), names.join(", "))
     };
     output.note(&[Text::styled(Style::Faint, what)]);
     act::run(client, output, action, &names, stop.wait).await
