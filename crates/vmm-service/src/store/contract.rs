@@ -127,6 +127,30 @@ async fn keeps_only_the_newest_operations_of_a_vm(store: &dyn Store) {
     assert_eq!(store.operation(first.id).await.unwrap(), None);
 }
 
+async fn a_clock_that_is_set_back_forgets_nothing_new(store: &dyn Store) {
+    let year = 365 * 24 * 3600;
+    let mut vm = record("vm");
+    let key = IdempotencyKey { key: "k".to_owned(), body_hash: "h".to_owned() };
+    vm.created_at = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(year);
+    store.insert_vm(&vm, Some(&key)).await.unwrap();
+    for seconds in 0..i64::from(ENDED_OPERATIONS_PER_VM) {
+        let future = operation(vm.id, year + seconds, true);
+        store.change_state(&change(vm.id, State::Running, vec![future])).await.unwrap();
+    }
+    let now = operation(vm.id, 0, true);
+    let under_way = operation(vm.id, 1, false);
+    let operations = vec![now.clone(), under_way.clone()];
+    store.change_state(&change(vm.id, State::Running, operations)).await.unwrap();
+    assert_eq!(store.operation(now.id).await.unwrap(), Some(now));
+    assert_eq!(store.unfinished_operations().await.unwrap(), [under_way]);
+    let mut hour = record("hour");
+    hour.created_at = vm.created_at - SignedDuration::from_hours(1);
+    assert_eq!(store.insert_vm(&hour, Some(&key)).await.unwrap(), Inserted::Before(vm.id));
+    let mut past = record("past");
+    past.created_at = Timestamp::UNIX_EPOCH;
+    assert_eq!(store.insert_vm(&past, Some(&key)).await.unwrap(), Inserted::New);
+}
+
 async fn remembers_the_last_boot(store: &dyn Store) {
     assert_eq!(store.last_boot().await.unwrap(), None);
     for boot in ["one", "two", "two"] {
@@ -162,6 +186,7 @@ contract!(
     forgets_a_deleted_vm_but_not_its_deletion,
     answers_a_repeated_creation_with_the_first,
     keeps_only_the_newest_operations_of_a_vm,
+    a_clock_that_is_set_back_forgets_nothing_new,
     remembers_the_last_boot,
 );
 

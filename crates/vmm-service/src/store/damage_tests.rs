@@ -97,10 +97,16 @@ fn image(folder: &Path) -> Image {
     image
 }
 
+/// A folder in memory where there is one: thousands of files are flushed here,
+/// and none has to survive a power cut.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// Opens a copy of the files. The state is read, told, written to and read once
 /// more.
 fn open(image: &Image) -> Result<String, String> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     for (name, bytes) in image {
         std::fs::write(folder.path().join(name), bytes).unwrap();
     }
@@ -151,7 +157,7 @@ fn wound(image: &Image, either: &[&str]) {
 
 #[test]
 fn a_wounded_file_after_a_clean_end_is_refused_or_read_as_it_was() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let db = written(&folder.path().join("state.db"));
     let expected = everything(&db);
     drop(db);
@@ -162,7 +168,7 @@ fn a_wounded_file_after_a_clean_end_is_refused_or_read_as_it_was() {
 
 #[test]
 fn a_wounded_file_after_a_kill_is_refused_or_read_as_it_was() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let db = written(&folder.path().join("state.db"));
     let expected = everything(&db);
     let image = image(folder.path());
@@ -177,7 +183,7 @@ fn a_wounded_file_after_a_kill_is_refused_or_read_as_it_was() {
 /// journal takes back those that were written.
 #[test]
 fn a_wounded_file_with_a_journal_to_play_back_is_refused_or_read_as_it_was() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let path = folder.path().join("state.db");
     let db = written(&path);
     let before = everything(&db);

@@ -24,7 +24,9 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct Tables {
     vms: HashMap<Uuid, VmRecord>,
-    operations: HashMap<Uuid, Operation>,
+    /// In the order in which they began, which the clock does not tell: it may
+    /// be set back.
+    operations: Vec<Operation>,
     keys: HashMap<String, Key>,
     boot: Option<String>,
 }
@@ -50,7 +52,10 @@ impl Store for MemoryStore {
         key: Option<&IdempotencyKey>,
     ) -> Result<Inserted, StoreError> {
         let mut tables = self.lock();
-        tables.keys.retain(|_, key| record.created_at.duration_since(key.created_at) < REMEMBERED);
+        // A key from the future was written before the clock was set back.
+        tables
+            .keys
+            .retain(|_, key| record.created_at.duration_since(key.created_at).abs() < REMEMBERED);
         if let Some(key) = key
             && let Some(before) = tables.keys.get(&key.key)
         {
@@ -91,24 +96,21 @@ impl Store for MemoryStore {
     async fn delete_vm(&self, id: Uuid, deletion: Option<&Operation>) -> Result<(), StoreError> {
         let mut tables = self.lock();
         tables.vms.remove(&id);
-        tables.operations.retain(|_, operation| operation.vm != id);
+        tables.operations.retain(|operation| operation.vm != id);
         tables.keys.retain(|_, key| key.vm != id);
         if let Some(deletion) = deletion {
-            tables.operations.insert(deletion.id, deletion.clone());
+            tables.put_operation(deletion);
         }
         Ok(())
     }
 
     async fn operation(&self, id: Uuid) -> Result<Option<Operation>, StoreError> {
-        Ok(self.lock().operations.get(&id).cloned())
+        Ok(self.lock().operations.iter().find(|operation| operation.id == id).cloned())
     }
 
     async fn unfinished_operations(&self) -> Result<Vec<Operation>, StoreError> {
         let tables = self.lock();
-        let mut unfinished: Vec<Operation> =
-            tables.operations.values().filter(|o| o.ended_at.is_none()).cloned().collect();
-        unfinished.sort_by_key(|operation| operation.created_at);
-        Ok(unfinished)
+        Ok(tables.operations.iter().filter(|o| o.ended_at.is_none()).cloned().collect())
     }
 
     async fn last_boot(&self) -> Result<Option<String>, StoreError> {
@@ -130,16 +132,17 @@ impl MemoryStore {
 
 impl Tables {
     fn put_operation(&mut self, operation: &Operation) {
-        self.operations.insert(operation.id, operation.clone());
-        let mut ended: Vec<(Timestamp, Uuid)> = self
-            .operations
-            .values()
-            .filter(|o| o.vm == operation.vm)
-            .filter_map(|o| Some((o.ended_at?, o.id)))
-            .collect();
-        ended.sort_by(|a, b| b.cmp(a));
-        for (_, id) in ended.iter().skip(ENDED_OPERATIONS_PER_VM as usize) {
-            self.operations.remove(id);
+        match self.operations.iter_mut().find(|known| known.id == operation.id) {
+            Some(known) => known.clone_from(operation),
+            None => self.operations.push(operation.clone()),
         }
+        let ended = |o: &Operation| o.vm == operation.vm && o.ended_at.is_some();
+        let count = self.operations.iter().filter(|o| ended(o)).count();
+        let mut surplus = count.saturating_sub(ENDED_OPERATIONS_PER_VM as usize);
+        self.operations.retain(|o| {
+            let goes = surplus > 0 && ended(o);
+            surplus -= usize::from(goes);
+            !goes
+        });
     }
 }

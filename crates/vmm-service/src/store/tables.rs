@@ -40,9 +40,11 @@ pub fn insert_vm(
     record: &VmRecord,
     key: Option<&IdempotencyKey>,
 ) -> Result<Inserted, StoreError> {
-    let horizon = (record.created_at - REMEMBERED).as_microsecond();
-    db.prepare_cached("DELETE FROM idempotency WHERE created_us <= ?1")
-        .and_then(|mut s| s.execute([horizon]))
+    // A key from the future was written before the clock was set back.
+    let now = record.created_at;
+    let remembered = [(now - REMEMBERED).as_microsecond(), (now + REMEMBERED).as_microsecond()];
+    db.prepare_cached("DELETE FROM idempotency WHERE created_us <= ?1 OR created_us >= ?2")
+        .and_then(|mut s| s.execute(remembered))
         .map_err(unwritten)?;
     if let Some(before) = key.map(|key| made_before(db, key)).transpose()?.flatten() {
         return Ok(Inserted::Before(before));
@@ -143,9 +145,12 @@ pub fn delete_vm(
     // Deletions have no VM whose limit holds for them; time is their limit.
     let now = deletion.ended_at.unwrap_or(deletion.created_at);
     db.prepare_cached(
-        "DELETE FROM operations WHERE ended_us < ?1 AND vm NOT IN (SELECT id FROM vms)",
+        "DELETE FROM operations WHERE (ended_us < ?1 OR ended_us > ?2)
+         AND vm NOT IN (SELECT id FROM vms)",
     )
-    .and_then(|mut s| s.execute([(now - REMEMBERED).as_microsecond()]))
+    .and_then(|mut s| {
+        s.execute([(now - REMEMBERED).as_microsecond(), (now + REMEMBERED).as_microsecond()])
+    })
     .map_err(unwritten)?;
     put_operation(db, deletion)
 }
@@ -166,7 +171,7 @@ pub fn operation(db: &Connection, id: Uuid) -> Result<Option<Operation>, StoreEr
 pub fn unfinished_operations(db: &Connection) -> Result<Vec<Operation>, StoreError> {
     let mut statement = db
         .prepare_cached(&format!(
-            "SELECT {}, operation FROM operations WHERE ended_us IS NULL ORDER BY created_us",
+            "SELECT {}, operation FROM operations WHERE ended_us IS NULL ORDER BY rowid",
             OPERATIONS.intact()
         ))
         .map_err(unread)?;
@@ -254,10 +259,12 @@ fn put_operation(db: &Connection, operation: &Operation) -> Result<(), StoreErro
     if operation.ended_at.is_none() {
         return Ok(());
     }
+    // By the order in which they began, and not by the clock: when it was set
+    // back, what ended just now would look like the oldest and go at once.
     db.prepare_cached(
-        "DELETE FROM operations WHERE vm = ?1 AND ended_us IS NOT NULL AND id NOT IN
-         (SELECT id FROM operations WHERE vm = ?1 AND ended_us IS NOT NULL
-          ORDER BY ended_us DESC, id DESC LIMIT ?2)",
+        "DELETE FROM operations WHERE vm = ?1 AND ended_us IS NOT NULL AND rowid NOT IN
+         (SELECT rowid FROM operations WHERE vm = ?1 AND ended_us IS NOT NULL
+          ORDER BY rowid DESC LIMIT ?2)",
     )
     .and_then(|mut s| s.execute(params![operation.vm.to_string(), ENDED_OPERATIONS_PER_VM]))
     .map_err(unwritten)?;
