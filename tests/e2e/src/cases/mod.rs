@@ -6,6 +6,7 @@ mod channel;
 mod doors;
 mod facts;
 mod faults;
+mod host_faults;
 mod hostile;
 mod isolation;
 mod kills;
@@ -48,6 +49,7 @@ pub fn all() -> Vec<Case> {
         faults::daemon_and_keeper_killed_together,
         faults::ends_that_nobody_saw_are_told,
         kills::at_random_moments,
+        host_faults::a_damaged_state_is_refused_or_read_as_it_was,
         isolation::qemu_has_no_rights_and_no_network,
         isolation::an_isolated_guest_reaches_no_loopback_port,
         isolation::a_guest_behind_passt_reaches_no_loopback_port,

@@ -4,6 +4,7 @@
 
 pub mod kills;
 mod plan;
+pub mod state_damage;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,12 +32,20 @@ pub struct Soak {
 
 /// Every soak.
 fn all() -> Vec<Soak> {
-    vec![Soak {
-        name: "kills",
-        about: "kill -9 of daemon, keeper and QEMU at random moments of every operation",
-        rounds: kills::ROUNDS,
-        play: |scene, plan| Box::pin(kills::run(scene, plan)),
-    }]
+    vec![
+        Soak {
+            name: "kills",
+            about: "kill -9 of daemon, keeper and QEMU at random moments of every operation",
+            rounds: kills::ROUNDS,
+            play: |scene, plan| Box::pin(kills::run(scene, plan)),
+        },
+        Soak {
+            name: "state-damage",
+            about: "flipped bytes and cuts in the state's files, after clean ends and kills",
+            rounds: state_damage::ROUNDS,
+            play: |scene, plan| Box::pin(state_damage::run(scene, plan)),
+        },
+    ]
 }
 
 /// Which soak, and how much of it.
