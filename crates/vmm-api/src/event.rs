@@ -88,6 +88,27 @@ pub enum EventKind {
     },
 }
 
+impl EventKind {
+    /// The words of all kinds.
+    pub const WORDS: [&str; 8] =
+        ["created", "deleted", "state", "operation", "agent", "lifecycle", "facts", "missed"];
+
+    /// The word that stands for it in `kind` and in the stream's `event:`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Created { .. } => "created",
+            Self::Changed { .. } => "changed",
+            Self::Deleted { .. } => "deleted",
+            Self::State { .. } => "state",
+            Self::Operation { .. } => "operation",
+            Self::Agent { .. } => "agent",
+            Self::Lifecycle { .. } => "lifecycle",
+            Self::Facts { .. } => "facts",
+            Self::Missed { .. } => "missed",
+        }
+    }
+}
+
 /// Where an event stands in the stream: `<epoch>-<sequence>`. The epoch is
 /// random for each run of the daemon, the sequence counts from 1 within it.
 #[derive(Clone, Debug, PartialEq, Eq)]

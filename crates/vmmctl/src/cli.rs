@@ -6,6 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
+use vmm_api::event::EventKind;
 use vmm_api::guest::AgentState;
 use vmm_api::list::{Filter, Sort, SortKey};
 use vmm_api::vm::State;
@@ -115,7 +116,7 @@ pub(crate) enum Command {
     Info(One),
     /// Show what a VM's guest tells about itself.
     Guest(Guest),
-    /// Watch VMs live. `q` leaves.
+    /// Watch VMs live, those with problems first. `q` leaves, arrows scroll.
     #[command(visible_alias = "top")]
     Watch(Watch),
     /// Print a VM's console log.
@@ -319,6 +320,9 @@ pub(crate) struct Watch {
     pub(crate) names: Vec<String>,
     #[command(flatten)]
     pub(crate) select: Select,
+    /// No more than so many VMs.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
     /// Print the table anew every so many seconds instead of redrawing it.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) interval: Option<u64>,
@@ -340,6 +344,10 @@ pub(crate) struct Log {
 pub(crate) struct Events {
     /// Only of this VM.
     pub(crate) name: Option<String>,
+    /// Only events of these kinds.
+    #[arg(long, value_name = "KIND", value_delimiter = ',',
+          value_parser = PossibleValuesParser::new(EventKind::WORDS))]
+    pub(crate) kind: Vec<String>,
     /// Begin after this event, as `-o json` names it.
     #[arg(long, value_name = "ID")]
     pub(crate) since: Option<vmm_api::event::EventId>,

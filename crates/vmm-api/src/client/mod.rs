@@ -214,7 +214,25 @@ impl Client {
         vm: Option<&str>,
         since: Option<String>,
     ) -> Result<EventStream, Error> {
-        EventStream::open(self.clone(), with_query("/events", &[("vm", vm)]), since).await
+        self.events_of_kinds(&[], vm, since).await
+    }
+
+    /// As [`Client::events`], but only events of these kinds, by their words
+    /// ([`EventKind::word`](crate::event::EventKind::word)), and what was
+    /// missed; of every kind when there are none.
+    ///
+    /// # Errors
+    ///
+    /// See [`Client::events`].
+    pub async fn events_of_kinds(
+        &self,
+        kinds: &[&str],
+        vm: Option<&str>,
+        since: Option<String>,
+    ) -> Result<EventStream, Error> {
+        let kinds = (!kinds.is_empty()).then(|| kinds.join(","));
+        let path = with_query("/events", &[("vm", vm), ("kind", kinds.as_deref())]);
+        EventStream::open(self.clone(), path, since).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: String) -> Result<T, Error> {

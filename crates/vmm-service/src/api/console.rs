@@ -1,7 +1,6 @@
 //! `/vms/{id}/console/log`: what a VM wrote to its serial console, from the
 //! first byte that is still kept.
 
-use std::collections::HashMap;
 use std::io::SeekFrom;
 use std::path::PathBuf;
 
@@ -14,10 +13,11 @@ use futures_util::stream;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
+use super::Context;
 use super::answers::Asking;
 use super::problem::{ApiError, Result};
+use super::query::Parameters;
 use super::vms::find;
-use super::{Context, query};
 
 /// How much is read at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -31,16 +31,13 @@ const CHUNK_BYTES: usize = 64 * 1024;
 pub async fn log(
     State(context): State<Context>,
     Path(id): Path<String>,
-    Query(query): Query<HashMap<String, String>>,
+    Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Response> {
-    query::only(&query, &["tail_bytes"])?;
+    let mut given = Parameters::new(query);
+    let tail = given.one("tail_bytes", "a number of bytes", |text| text.parse().ok());
+    given.finish()?;
     let id = find(&context, &id)?;
-    let tail = match query.get("tail_bytes") {
-        None => u64::MAX,
-        Some(text) => text.parse().map_err(|_| {
-            ApiError::bad_parameter(format!("tail_bytes={text:?}: write a number of bytes."))
-        })?,
-    };
+    let tail = tail.unwrap_or(u64::MAX);
     let parts = open(context.registry.console_log(id), tail).await.map_err(|error| {
         ApiError::internal(format!("The console log could not be read: {error}."))
     })?;

@@ -1,6 +1,5 @@
 //! `/operations/{id}`: how long work goes on.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::Json;
@@ -8,9 +7,10 @@ use axum::extract::{Path, Query, State};
 use uuid::Uuid;
 use vmm_api::operation::Operation;
 
+use super::Context;
 use super::answers::Asking;
 use super::problem::{ApiError, Result};
-use super::{Context, query};
+use super::query::Parameters;
 
 /// The longest that one request may wait for an operation's end, in seconds.
 const MAX_WAIT_S: u64 = 60;
@@ -23,18 +23,16 @@ const MAX_WAIT_S: u64 = 60;
 pub async fn get(
     State(context): State<Context>,
     Path(id): Path<String>,
-    Query(query): Query<HashMap<String, String>>,
+    Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Json<Operation>> {
-    query::only(&query, &["wait_s"])?;
+    let mut given = Parameters::new(query);
+    let right = format!("a number of seconds from 0 to {MAX_WAIT_S}");
+    let wait = given.one("wait_s", &right, |text| {
+        text.parse().ok().filter(|seconds| *seconds <= MAX_WAIT_S).map(Duration::from_secs)
+    });
+    given.finish()?;
+    let wait = wait.unwrap_or_default();
     let parsed: Uuid = id.parse().map_err(|_| ApiError::no_such_operation(&id))?;
-    let wait = match query.get("wait_s").map(|text| (text, text.parse::<u64>())) {
-        None => Duration::ZERO,
-        Some((_, Ok(seconds))) if seconds <= MAX_WAIT_S => Duration::from_secs(seconds),
-        Some((text, _)) => {
-            let detail = format!("wait_s={text:?}: write a number from 0 to {MAX_WAIT_S}.");
-            return Err(ApiError::bad_parameter(detail));
-        }
-    };
     let found = tokio::select! {
         found = context.registry.wait_operation(parsed, wait) => found,
         () = context.shutdown.cancelled() => context.registry.operation(parsed).await,

@@ -2,8 +2,6 @@
 //! a route does not know is a mistake, lest a slip of the pen be answered with
 //! something else than was asked for.
 
-use std::collections::HashMap;
-
 use vmm_api::problem::FieldError;
 
 use super::problem::{ApiError, Result};
@@ -101,16 +99,4 @@ fn plain(character: char) -> bool {
 fn shown(value: &str) -> String {
     let cut: String = value.chars().take(SHOWN_CHARS).collect();
     if cut.len() < value.len() { format!("{cut:?}…") } else { format!("{cut:?}") }
-}
-
-/// Refuses every parameter but these.
-pub fn only(query: &HashMap<String, String>, known: &[&str]) -> Result<()> {
-    let mut unknown: Vec<&str> =
-        query.keys().map(String::as_str).filter(|key| !known.contains(key)).collect();
-    if unknown.is_empty() {
-        return Ok(());
-    }
-    unknown.sort_unstable();
-    let (unknown, known) = (unknown.join(", "), known.join(", "));
-    Err(ApiError::bad_parameter(format!("There is no parameter {unknown:?} here, only {known}.")))
 }

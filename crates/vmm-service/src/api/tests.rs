@@ -228,12 +228,13 @@ async fn bad_requests_are_problems() {
         (request("GET", "/vms/nobody", None), 404, "no-such-vm"),
         (request("POST", "/vms/nobody/start", None), 404, "no-such-vm"),
         (request("GET", "/operations/x", None), 404, "no-such-operation"),
-        (request("GET", "/operations/x?wait_s=61", None), 404, "no-such-operation"),
+        (request("GET", "/operations/x?wait_s=61", None), 400, "bad-parameter"),
         (request("GET", "/vms?limit=0", None), 400, "bad-parameter"),
         (request("GET", "/vms?state=asleep", None), 400, "bad-parameter"),
         (request("GET", "/vms?colour=red", None), 400, "bad-parameter"),
         (request("GET", "/events?since=yesterday", None), 400, "bad-parameter"),
         (request("GET", "/events?vms=web", None), 400, "bad-parameter"),
+        (request("GET", "/events?kind=state,fact", None), 400, "bad-parameter"),
         (request("GET", "/vms/web/console/log?tail=1", None), 400, "bad-parameter"),
         (request("GET", "/operations/x?wait=1", None), 400, "bad-parameter"),
         (
@@ -367,7 +368,12 @@ async fn events_are_streamed_resumed_and_end_with_the_daemon() {
     let resumed = api.stream(resumed).await;
     let again = api.stream(request("GET", &format!("/events?since={place}"), None)).await;
     let stale = api.stream(request("GET", "/events?since=00000000-7&vm=web", None)).await;
+    let some = format!("/events?since={place}&kind=created,agent&kind=operation");
+    let some = api.stream(request("GET", &some, None)).await;
     api.shutdown.cancel();
+    let text = read(some).await.text;
+    assert!(text.contains("event: created\n") && text.contains("event: operation\n"), "{text}");
+    assert!(!text.contains("event: state\n"), "{text}");
     let text = read(resumed).await.text;
     assert!(text.contains("event: state\n") && !text.contains("event: created\n"), "{text}");
     let text = read(again).await.text;

@@ -84,7 +84,7 @@ impl EventBus {
     /// [`EventBus::close`] is lost.
     pub fn publish(&self, vm: Option<Uuid>, kind: EventKind) {
         let event = Event { vm, at: Timestamp::now(), kind };
-        let name = name_of(&event.kind);
+        let name = event.kind.word();
         // Made outside the lock: facts can be long.
         let json = match serde_json::to_string(&event) {
             Ok(json) => json,
@@ -311,21 +311,6 @@ impl Ring {
                 watch.events += 1;
             }
         }
-    }
-}
-
-/// The word that stands for a kind in `kind` and in a stream's `event:`.
-fn name_of(kind: &EventKind) -> &'static str {
-    match kind {
-        EventKind::Created { .. } => "created",
-        EventKind::Changed { .. } => "changed",
-        EventKind::Deleted { .. } => "deleted",
-        EventKind::State { .. } => "state",
-        EventKind::Operation { .. } => "operation",
-        EventKind::Agent { .. } => "agent",
-        EventKind::Lifecycle { .. } => "lifecycle",
-        EventKind::Facts { .. } => "facts",
-        EventKind::Missed { .. } => "missed",
     }
 }
 

@@ -22,8 +22,9 @@ pub(super) async fn run(client: &Client, output: Output, events: Events) -> Resu
             Some(vm.id.to_string())
         }
     };
+    let kinds: Vec<&str> = events.kind.iter().map(String::as_str).collect();
     let since = events.since.map(|id| id.to_string());
-    let mut stream = client.events(vm.as_deref(), since).await?;
+    let mut stream = client.events_of_kinds(&kinds, vm.as_deref(), since).await?;
     let mut names = names(client).await?;
     loop {
         match stream.next().await? {

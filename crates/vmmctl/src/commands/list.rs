@@ -35,8 +35,8 @@ pub(super) async fn run(client: &Client, output: Output, list: &List) -> Result<
     }
     let count = Count { printed, total, matched };
     printer.end(&count)?;
-    if count.is_cut() {
-        output.note(&[Text::styled(Style::Warning, count.cut())]);
+    if printed < matched {
+        output.note(&[cut(printed, matched)]);
     } else if printed == 0 && matches!(output.format, Format::Table | Format::Wide) {
         output.note(&[Text::styled(Style::Faint, empty(&filter))]);
     }
@@ -50,19 +50,15 @@ struct Count {
     matched: u64,
 }
 
-impl Count {
-    fn is_cut(&self) -> bool {
-        self.printed < self.matched
-    }
-
-    fn cut(&self) -> String {
-        format!(
-            "showing {} of {}: raise --limit, or narrow it down with --state, --agent, --label \
-             or --name",
-            units::grouped(self.printed),
-            units::count(self.matched, "VM", "VMs"),
-        )
-    }
+/// That there is more than was printed.
+pub(super) fn cut(printed: u64, matched: u64) -> Text {
+    let what = format!(
+        "showing {} of {}: raise --limit, or narrow it down with --state, --agent, --label or \
+         --name",
+        units::grouped(printed),
+        units::count(matched, "VM", "VMs"),
+    );
+    Text::styled(Style::Warning, what)
 }
 
 /// Prints pages as they come, but for JSON: a document that breaks off in its

@@ -3,12 +3,13 @@
 use serde_json::{Value, json};
 use vmm_api::event::Event;
 use vmm_api::guest::Guest;
+use vmm_api::list::{Filter, Sort, SortKey};
 use vmm_api::vm::Vm;
 
 use super::clock::Clock;
 use super::text::Text;
 use super::{channel, event, guest, vm, watch};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Member};
 
 fn clock() -> Clock {
     Clock::at("2026-11-21T14:03:07Z")
@@ -127,7 +128,8 @@ fn facts() -> Guest {
 }
 
 fn fleet() -> Fleet {
-    let mut fleet = Fleet::default();
+    let sort = Sort { key: SortKey::Problem, descending: false };
+    let mut fleet = Fleet::new(Vec::new(), Filter::default(), sort);
     let vms = vms();
     let clock = clock();
     let ids = [vms[0].id, vms[1].id];
@@ -193,8 +195,19 @@ fn a_guests_channel() {
 #[test]
 fn the_live_table() {
     snapshot("watch", |width| {
-        let mut lines = vec![watch::summary(&fleet())];
-        lines.extend(watch::table(&fleet(), &clock(), width));
+        let mut fleet = fleet();
+        let rows = fleet.rows().to_vec();
+        let members: Vec<&Member> = rows.iter().filter_map(|id| fleet.member(*id)).collect();
+        let mut lines = vec![watch::summary(&fleet.totals())];
+        lines.extend(watch::table(&members, &clock(), width));
+        let part = watch::Part {
+            top: 0,
+            shown: 5,
+            rows: 10_000,
+            sort: Sort { key: SortKey::Problem, descending: false },
+            pattern: Some("*b*"),
+        };
+        lines.push(watch::footer(&part, width.unwrap()));
         lines
     });
 }

@@ -2,6 +2,7 @@
 
 use guest_protocol::facts::Facts;
 use vmm_api::guest::AgentState;
+use vmm_api::list::{Sort, SortKey};
 use vmm_api::vm::State;
 
 use super::bar::{bar, level};
@@ -11,7 +12,7 @@ use super::table::{Column, Table};
 use super::text::{Style, Text};
 use super::units;
 use super::vm::{agent_where_possible, state};
-use crate::fleet::{Fleet, Member};
+use crate::fleet::{Member, Totals};
 
 /// From how many columns on there is room for bars and whole units.
 const WIDE: usize = 128;
@@ -23,37 +24,77 @@ const BAR_WIDTH: usize = 10;
 const STACKED_DEVICES: [&str; 4] = ["dm-", "md", "loop", "zram"];
 
 /// One line that says how the fleet stands.
-pub(crate) fn summary(fleet: &Fleet) -> Text {
-    let members = fleet.sorted();
-    let mut text = Text::styled(Style::Strong, units::count(members.len() as u64, "VM", "VMs"));
-    let kinds: [(&[State], Style, &str); 4] = [
-        (&[State::Running], Style::Good, "running"),
-        (&[State::Starting, State::Stopping, State::Deleting], Style::Moving, "changing"),
-        (&[State::Paused], Style::Warning, "paused"),
-        (&[State::Failed], Style::Bad, "failed"),
-    ];
-    for (states, style, word) in kinds {
-        let count = members.iter().filter(|member| states.contains(&member.vm.state)).count();
+pub(crate) fn summary(totals: &Totals) -> Text {
+    let mut text = Text::styled(Style::Strong, units::count(totals.all as u64, "VM", "VMs"));
+    let of = |state: State| totals.of(&[state]);
+    let changing = totals.of(&[State::Starting, State::Stopping, State::Deleting]);
+    let silent = if totals.silent == 1 { "silent agent" } else { "silent agents" };
+    for (count, style, word) in [
+        (of(State::Running), Style::Good, "running"),
+        (of(State::Failed), Style::Bad, "failed"),
+        (totals.silent, Style::Bad, silent),
+        (changing, Style::Moving, "changing"),
+        (of(State::Paused), Style::Warning, "paused"),
+        (of(State::Stopped), Style::Faint, "stopped"),
+        (of(State::Created), Style::Faint, "created"),
+    ] {
         if count > 0 {
-            text = text.and(Style::Plain, "  ").and(style, format!("{count} {word}"));
+            let words = format!("{} {word}", units::grouped(count as u64));
+            text = text.and(Style::Plain, "  ").and(style, words);
         }
-    }
-    let silent = members
-        .iter()
-        .filter(|member| member.is_live() && member.vm.guest.agent == AgentState::Silent)
-        .count();
-    if silent > 0 {
-        let words = units::count(silent as u64, "silent agent", "silent agents");
-        text = text.and(Style::Plain, "  ").and(Style::Bad, words);
     }
     text
 }
 
+/// What part of a fleet is shown.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part<'a> {
+    /// The first of the rows that are shown, from 0.
+    pub(crate) top: usize,
+    /// How many are shown.
+    pub(crate) shown: usize,
+    /// How many there are.
+    pub(crate) rows: usize,
+    pub(crate) sort: Sort,
+    /// The pattern that names have to fit.
+    pub(crate) pattern: Option<&'a str>,
+}
+
+/// One line that says which part of the fleet the table shows.
+pub(crate) fn footer(part: &Part<'_>, columns: usize) -> Text {
+    let first = if part.shown == 0 { 0 } else { part.top + 1 };
+    let last = part.top + part.shown;
+    let [first, last, rows] = [first, last, part.rows].map(|number| units::grouped(number as u64));
+    let order = match (part.sort.key, part.sort.descending) {
+        (SortKey::Problem, false) => "problems first".to_owned(),
+        (key, false) => format!("by {}", key.as_str()),
+        (key, true) => format!("by {}, reversed", key.as_str()),
+    };
+    let mut left = Text::new(format!("{first}–{last} of {rows}"));
+    left = left.and(Style::Faint, format!("  {order}"));
+    if let Some(pattern) = part.pattern {
+        left = left.and(Style::Faint, "  names like ").and(Style::Plain, pattern);
+    }
+    let keys = ["↑ ↓ PgUp PgDn Home End scroll  / finds a name", "↑ ↓ PgUp PgDn scroll", ""];
+    between(left, &keys.map(|keys| Text::styled(Style::Faint, keys)), columns)
+}
+
+/// A line with `left` at its left, and at its right the first of `right` that
+/// there is room for; the last, if there is none for any.
+pub(crate) fn between(left: Text, right: &[Text], columns: usize) -> Text {
+    let fits = |right: &&Text| left.width() + right.width() + 2 <= columns;
+    let right = right.iter().find(fits).or(right.last()).cloned().unwrap_or_default();
+    let room = columns.saturating_sub(right.width());
+    let left = left.cut(room.saturating_sub(2));
+    let gap = " ".repeat(room - left.width());
+    left.and(Style::Plain, gap).append(right)
+}
+
 /// The table.
-pub(crate) fn table(fleet: &Fleet, clock: &Clock, width: Option<usize>) -> Vec<Text> {
+pub(crate) fn table(members: &[&Member], clock: &Clock, width: Option<usize>) -> Vec<Text> {
     let wide = width.is_none_or(|width| width >= WIDE);
     let mut table = Table::new(if wide { wide_columns() } else { narrow_columns() }).steady();
-    for member in fleet.sorted() {
+    for member in members {
         table.row(row(member, clock, wide));
     }
     table.lines(width)

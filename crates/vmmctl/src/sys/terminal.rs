@@ -4,6 +4,7 @@
 
 #![expect(unsafe_code, reason = "waiting for a descriptor asks for a promise to keep it open")]
 
+use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Mutex, Once, PoisonError};
@@ -134,18 +135,38 @@ fn write(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// What somebody wants of a program that fills the screen.
+/// What somebody says to a program that fills the screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
-    /// `q`, Ctrl-C, a signal that asks to end, or the terminal's end.
+    /// Ctrl-C, a signal that asks to end, or the terminal's end.
     Leave,
     /// The terminal has another size.
     Resized,
+    /// A key.
+    Key(Key),
+}
+
+/// A key that was pressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "what the keys are called")]
+pub(crate) enum Key {
+    Up,
+    Down,
+    PageUp,
+    PageDown,
+    Home,
+    End,
+    Enter,
+    Escape,
+    Backspace,
+    Character(char),
 }
 
 /// Keys and signals.
 pub(crate) struct Input {
     keys: Option<AsyncFd<OwnedFd>>,
+    /// Pressed and not yet handed out.
+    pressed: VecDeque<Key>,
     resized: Signal,
     endings: [Signal; 3],
 }
@@ -159,6 +180,7 @@ impl Input {
         };
         Ok(Self {
             keys,
+            pressed: VecDeque::new(),
             resized: signal(SignalKind::window_change())?,
             endings: [
                 signal(SignalKind::interrupt())?,
@@ -171,12 +193,20 @@ impl Input {
     /// Waits for what is said next. Cancel-safe.
     pub(crate) async fn next(&mut self) -> io::Result<Said> {
         let [interrupt, terminate, hangup] = &mut self.endings;
-        tokio::select! {
-            _ = interrupt.recv() => Ok(Said::Leave),
-            _ = terminate.recv() => Ok(Said::Leave),
-            _ = hangup.recv() => Ok(Said::Leave),
-            _ = self.resized.recv() => Ok(Said::Resized),
-            leave = leave_key(self.keys.as_ref()) => leave.map(|()| Said::Leave),
+        loop {
+            if let Some(key) = self.pressed.pop_front() {
+                return Ok(Said::Key(key));
+            }
+            tokio::select! {
+                _ = interrupt.recv() => return Ok(Said::Leave),
+                _ = terminate.recv() => return Ok(Said::Leave),
+                _ = hangup.recv() => return Ok(Said::Leave),
+                _ = self.resized.recv() => return Ok(Said::Resized),
+                keys = pressed(self.keys.as_ref()) => match keys? {
+                    Some(keys) => self.pressed.extend(keys),
+                    None => return Ok(Said::Leave),
+                },
+            }
         }
     }
 }
@@ -188,47 +218,114 @@ fn watched(input: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
         .map_err(|refused| refused.into_parts().1)
 }
 
-/// Waits for the key that leaves, or for the terminal's end.
-async fn leave_key(keys: Option<&AsyncFd<OwnedFd>>) -> io::Result<()> {
+/// Waits for keys; `None` is the terminal's end.
+async fn pressed(keys: Option<&AsyncFd<OwnedFd>>) -> io::Result<Option<Vec<Key>>> {
     let Some(keys) = keys else { return std::future::pending().await };
     loop {
         let mut ready = keys.readable().await?;
-        let mut pressed = [0; 64];
-        match rustix::io::read(keys.get_ref(), &mut pressed) {
+        let mut bytes = [0; 256];
+        match rustix::io::read(keys.get_ref(), &mut bytes) {
             // The terminal is gone; what is asked again would say so for ever.
-            Ok(0) if ready.ready().is_read_closed() => return Ok(()),
-            Err(rustix::io::Errno::IO) => return Ok(()),
+            Ok(0) if ready.ready().is_read_closed() => return Ok(None),
+            Err(rustix::io::Errno::IO) => return Ok(None),
             Ok(0) | Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
-            Ok(count) if pressed[..count].iter().any(|key| matches!(key, b'q' | b'Q')) => {
-                return Ok(());
-            }
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(count) => return Ok(Some(keys_of(&bytes[..count]))),
+            Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The keys that a terminal sent. A key's sequence comes in one piece; of one
+/// that is not known nothing is taken for a character.
+fn keys_of(bytes: &[u8]) -> Vec<Key> {
+    let mut keys = Vec::new();
+    let text = String::from_utf8_lossy(bytes);
+    let mut rest = &*text;
+    while let Some(first) = rest.chars().next() {
+        let (key, length) = match first {
+            '\x1b' => sequence(rest),
+            '\r' | '\n' => (Some(Key::Enter), 1),
+            '\x08' | '\x7f' => (Some(Key::Backspace), 1),
+            other => ((!other.is_control()).then_some(Key::Character(other)), other.len_utf8()),
+        };
+        keys.extend(key);
+        rest = &rest[length..];
+    }
+    keys
+}
+
+/// The key of a sequence that begins with ESC, and how long it is.
+fn sequence(text: &str) -> (Option<Key>, usize) {
+    let Some(body) = text.strip_prefix("\x1b[").or_else(|| text.strip_prefix("\x1bO")) else {
+        return (Some(Key::Escape), 1);
+    };
+    // Parameters, then one letter or `~`.
+    let Some(end) = body.find(|c: char| c.is_ascii_alphabetic() || c == '~') else {
+        return (None, text.len());
+    };
+    let key = match &body[..=end] {
+        "A" => Some(Key::Up),
+        "B" => Some(Key::Down),
+        "H" | "1~" | "7~" => Some(Key::Home),
+        "F" | "4~" | "8~" => Some(Key::End),
+        "5~" => Some(Key::PageUp),
+        "6~" => Some(Key::PageDown),
+        _ => None,
+    };
+    (key, 2 + end + 1)
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use proptest::prelude::*;
     use tokio::time::timeout;
 
     use super::*;
 
     #[tokio::test]
-    async fn only_a_key_that_leaves_or_the_end_of_keys_leaves() {
+    async fn keys_come_until_their_end() {
         let (keys, mut person) = io::pipe().unwrap();
         let keys = watched(keys.into()).unwrap();
-        person.write_all(b"xj").unwrap();
         let soon = Duration::from_millis(50);
         // A pipe has no read that returns at once with nothing, as the terminal
         // is told to have.
         rustix::io::ioctl_fionbio(keys.get_ref(), true).unwrap();
-        assert!(timeout(soon, leave_key(Some(&keys))).await.is_err());
+        assert!(timeout(soon, pressed(Some(&keys))).await.is_err());
         person.write_all(b"q").unwrap();
-        leave_key(Some(&keys)).await.unwrap();
+        assert_eq!(pressed(Some(&keys)).await.unwrap(), Some(vec![Key::Character('q')]));
         drop(person);
-        leave_key(Some(&keys)).await.unwrap();
+        assert_eq!(pressed(Some(&keys)).await.unwrap(), None);
+    }
+
+    #[test]
+    fn sequences_are_keys_and_never_characters() {
+        let typed = "\x1b[A\x1b[B\x1bOH\x1b[4~\x1b[5~\x1b[6~\x1b[1;5Cj\r\x7f\x1b";
+        let expected = [
+            Key::Up,
+            Key::Down,
+            Key::Home,
+            Key::End,
+            Key::PageUp,
+            Key::PageDown,
+            Key::Character('j'),
+            Key::Enter,
+            Key::Backspace,
+            Key::Escape,
+        ];
+        assert_eq!(keys_of(typed.as_bytes()), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_some_keys(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            for key in keys_of(&bytes) {
+                if let Key::Character(character) = key {
+                    prop_assert!(!character.is_control());
+                }
+            }
+        }
     }
 }

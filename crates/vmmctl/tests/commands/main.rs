@@ -371,7 +371,7 @@ fn events_come_back_after_a_lost_connection() {
 #[test]
 fn watch_without_a_terminal_prints_one_table() {
     let fake = Fake::new(|asked| match asked.line.as_str() {
-        "GET /vms" => ok(page(&[vm("web")])),
+        "GET /vms?limit=1000" => ok(page(&[vm("web")])),
         "GET /vms/web" => ok(vm("web")),
         _ => ok(
             json!({"agent": "connected", "age_s": 2.0, "facts": {"cpu": {"usage_percent": 12.5}},

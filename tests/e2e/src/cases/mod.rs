@@ -12,6 +12,7 @@ mod isolation;
 mod kills;
 mod lab_guest;
 mod life;
+mod list;
 mod subscribers;
 
 use crate::runner::Case;
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Case> {
         bad_input::refuses_the_same_name_twice,
         bad_input::refuses_to_start_what_cannot_boot,
         bad_input::survives_a_full_disk,
+        list::goes_through_pages_filters_and_orders,
         doors::tcp_answers_only_health,
         doors::the_socket_is_for_root,
         doors::a_second_daemon_leaves,
