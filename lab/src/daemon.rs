@@ -106,6 +106,16 @@ impl Daemon {
     /// When it cannot be started, ends, or does not answer in time; the error
     /// holds the end of its log.
     pub fn start(settings: Settings) -> Result<Self> {
+        let mut daemon = Self::spawn(settings)?;
+        daemon.wait_until_healthy()?;
+        Ok(daemon)
+    }
+
+    /// Starts the daemon and does not wait for it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(settings: Settings) -> Result<Self> {
         fs::create_dir_all(settings.vms())
             .with_context(|| format!("cannot make {}", settings.vms().display()))?;
         let log = File::options()
@@ -121,9 +131,7 @@ impl Daemon {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot run {}", settings.programs.daemon.display()))?;
-        let mut daemon = Self { process, settings };
-        daemon.wait_until_healthy()?;
-        Ok(daemon)
+        Ok(Self { process, settings })
     }
 
     /// Where it keeps everything.

@@ -80,6 +80,13 @@ impl Scene {
         Ok(client)
     }
 
+    /// Starts the daemon and kills it after so long, ready or not.
+    pub async fn start_and_kill_daemon(&self, after: Duration) -> Result<()> {
+        let daemon = Daemon::spawn(self.settings())?;
+        tokio::time::sleep(after).await;
+        daemon.kill().map(drop)
+    }
+
     /// The daemon's process id.
     pub fn daemon_pid(&self) -> Result<u32> {
         Ok(self.daemon().as_ref().context("the daemon does not run")?.pid())

@@ -29,7 +29,7 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// The caller holds no other machine of that id. When this fails nothing
     /// of the attempt is left: no process, no socket, no folder that was not
-    /// there before.
+    /// there before. Only [`StartError::Unclear`] says otherwise.
     ///
     /// # Errors
     ///
@@ -217,6 +217,15 @@ pub enum StartError {
         /// Why it did not work.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It failed, and something is left that may be the machine.
+    #[error("{left}")]
+    Unclear {
+        /// Why that cannot be told. It must be treated as alive.
+        left: String,
+        /// What had failed.
+        #[source]
+        source: Box<StartError>,
     },
 }
 

@@ -28,6 +28,8 @@ pub const CONSOLE_SOCKET: &str = "console.sock";
 pub const CONSOLE_LOG: &str = "console.log";
 /// What QEMU itself printed.
 pub const QEMU_LOG: &str = "qemu.log";
+/// What it printed before that.
+pub const OLDER_QEMU_LOG: &str = "qemu.log.1";
 
 /// The longest record that is read. A launch with all its arguments has a few
 /// KiB.

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
@@ -150,15 +151,22 @@ impl Fingerprint {
     /// Whether the process is still there, and whether it is the one whose
     /// arguments hold `token`.
     pub fn identify(&self, token: &str) -> Identity {
+        self.identify_in(Path::new("/proc"), token)
+    }
+
+    fn identify_in(&self, proc: &Path, token: &str) -> Identity {
         match boot_id() {
             Ok(now) if now != self.boot_id => return Identity::Gone("the host booted since"),
             Ok(_) => {}
             Err(error) => return Identity::Unknown(format!("the host's boot id: {error}")),
         }
-        let stat = match stat(self.pid) {
+        let process = proc.join(self.pid.to_string());
+        let stat = match stat_in(&process) {
             Ok(stat) => stat,
             Err(error) if is_absent(&error) => return Identity::Gone("no such process"),
-            Err(error) => return Identity::Unknown(format!("/proc/{}/stat: {error}", self.pid)),
+            Err(error) => {
+                return Identity::Unknown(format!("{}/stat: {error}", process.display()));
+            }
         };
         if stat.start_time != self.start_time {
             return Identity::Gone("the number belongs to a younger process");
@@ -166,7 +174,7 @@ impl Fingerprint {
         if stat.is_dead {
             return Identity::Gone("it ended and waits to be reaped");
         }
-        match std::fs::read(format!("/proc/{}/cmdline", self.pid)) {
+        match std::fs::read(process.join("cmdline")) {
             Ok(arguments) if holds(&arguments, token.as_bytes()) => Identity::Match,
             // A process gives up its arguments a little before it is gone.
             Ok(arguments) if arguments.is_empty() => {
@@ -174,7 +182,7 @@ impl Fingerprint {
             }
             Ok(_) => Identity::Gone("the process has other arguments"),
             Err(error) if is_absent(&error) => Identity::Gone("no such process"),
-            Err(error) => Identity::Unknown(format!("/proc/{}/cmdline: {error}", self.pid)),
+            Err(error) => Identity::Unknown(format!("{}/cmdline: {error}", process.display())),
         }
     }
 }
@@ -256,7 +264,11 @@ struct Stat {
 }
 
 fn stat(pid: u32) -> io::Result<Stat> {
-    let text = std::fs::read(format!("/proc/{pid}/stat"))?;
+    stat_in(&Path::new("/proc").join(pid.to_string()))
+}
+
+fn stat_in(process: &Path) -> io::Result<Stat> {
+    let text = std::fs::read(process.join("stat"))?;
     parse_stat(&text).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, "the kernel's line has another form")
     })
@@ -326,6 +338,29 @@ mod tests {
         pidfd.reap();
         assert!(!pidfd.kill().unwrap());
         assert!(child.wait().is_err(), "reaped already");
+    }
+
+    // host-vmm.md 1.5: "Identity before signals: … tri-state
+    // match/mismatch/unknown; kill only on match; treat unknown as alive."
+    #[test]
+    fn a_process_whose_entry_cannot_be_read_is_unknown_and_one_without_an_entry_gone() {
+        let proc = tempfile::tempdir().unwrap();
+        let print = Fingerprint { pid: 7, start_time: 4242, boot_id: boot_id().unwrap() };
+        assert_eq!(print.identify_in(proc.path(), "t"), Identity::Gone("no such process"));
+        let process = proc.path().join("7");
+        // A folder cannot be read as a file, not by root either.
+        std::fs::create_dir_all(process.join("stat")).unwrap();
+        assert!(matches!(print.identify_in(proc.path(), "t"), Identity::Unknown(_)));
+        std::fs::remove_dir(process.join("stat")).unwrap();
+        std::fs::write(process.join("stat"), "no line of the kernel's").unwrap();
+        assert!(matches!(print.identify_in(proc.path(), "t"), Identity::Unknown(_)));
+        let line = "7 (q) S 1 7 7 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4242 1 1";
+        std::fs::write(process.join("stat"), line).unwrap();
+        std::fs::create_dir(process.join("cmdline")).unwrap();
+        assert!(matches!(print.identify_in(proc.path(), "t"), Identity::Unknown(_)));
+        std::fs::remove_dir(process.join("cmdline")).unwrap();
+        std::fs::write(process.join("cmdline"), "q\0-x\0t\0").unwrap();
+        assert_eq!(print.identify_in(proc.path(), "t"), Identity::Match);
     }
 
     #[test]

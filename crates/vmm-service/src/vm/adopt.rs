@@ -42,14 +42,22 @@ pub fn adopted(stored: &Life, found: &Found) -> (Life, Vec<Action>) {
     }
 }
 
-/// What an operation came to that was under way when the VM was lost sight of,
-/// in the light of the life that was found. `meanwhile` says why it was.
-pub fn outcome(kind: OperationKind, life: &Life, meanwhile: &str) -> Result<(), String> {
+/// What an operation came to that was under way when the VM was lost sight of
+/// in the state `before`, in the light of the life that was found. `meanwhile`
+/// says why it was.
+pub fn outcome(
+    kind: OperationKind,
+    before: State,
+    life: &Life,
+    meanwhile: &str,
+) -> Result<(), String> {
     let reached = match kind {
         OperationKind::Stop | OperationKind::Kill => life.state == State::Stopped,
         OperationKind::Pause => life.state == State::Paused,
         OperationKind::Start | OperationKind::Resume => life.state == State::Running,
-        OperationKind::Restart | OperationKind::Delete => false,
+        // A cold one that had come to its start, which is its last part.
+        OperationKind::Restart => before == State::Starting && life.state == State::Running,
+        OperationKind::Delete => false,
     };
     if reached && life.conditions.unknown.is_none() {
         return Ok(());
@@ -65,7 +73,7 @@ fn host_restarted(stored: &Life) -> (Life, Vec<Action>) {
         State::Starting => "was starting",
         State::Stopping => "was going down",
         State::Created | State::Stopped | State::Failed | State::Deleting => {
-            return gone(stored, None);
+            return gone(stored, Some(&Exit::Unseen));
         }
     };
     let reason = format!("the host was restarted while it {what}");
@@ -77,7 +85,9 @@ fn gone(stored: &Life, exit: Option<&Exit>) -> (Life, Vec<Action>) {
     let release = vec![Action::Release];
     match stored.state {
         State::Created | State::Stopped | State::Failed => {
-            (Life::at_rest(stored.state, stored.reason.clone()), Vec::new())
+            let life = Life::at_rest(stored.state, stored.reason.clone());
+            // Its end was written down, and its run not yet cleared away.
+            (life, if exit.is_some() { release } else { Vec::new() })
         }
         State::Deleting => {
             let life = Life { goal: Some(Goal::Delete), ..Life::at_rest(State::Deleting, None) };

@@ -14,7 +14,7 @@ use vmm_api::vm::{State, VmPatch};
 use super::Request;
 use super::driver_tests::Daemon;
 use crate::hypervisor::simulated::SimulatedHypervisor;
-use crate::hypervisor::{Exit, Hypervisor};
+use crate::hypervisor::{Adoption, Exit, Hypervisor, Launch};
 use crate::store::hooked::{Access, Hook, Hooked};
 use crate::store::{MemoryStore, Store, StoreError};
 
@@ -184,6 +184,95 @@ async fn a_run_that_nobody_wrote_down_is_told_by_its_end() {
     let next = Daemon::start(folder, store, hypervisor).await;
     let said = "while the daemon was away: the machine ended by itself";
     assert_eq!(next.state(id), (State::Stopped, Some(said.to_owned())));
+}
+
+#[tokio::test]
+async fn a_start_that_was_cut_before_the_first_instruction_goes_on() {
+    let mut seen = Vec::new();
+    for nth in 1..25 {
+        let folder: Arc<TempDir> = Arc::new(tempfile::tempdir().unwrap());
+        let hypervisor = SimulatedHypervisor::new(folder.path());
+        let store = Arc::new(MemoryStore::default());
+        let cutting = Cutting::at(nth, Cut::Before, &store);
+        let kept: Arc<dyn Store> = cutting.clone();
+        let first = async {
+            live(&Daemon::start(Arc::clone(&folder), kept, hypervisor.clone()).await).await;
+        };
+        tokio::select! {
+            () = cutting.hook.reached.notified() => {}
+            () = first => break,
+        }
+        let Some(vm) = store.vms().await.unwrap().pop() else { continue };
+        if vm.state != State::Starting || !hypervisor.runs(vm.id) {
+            continue;
+        }
+        // QEMU is started with its processors at rest, and let run then.
+        let Adoption::Running(running, _) = hypervisor.adopt(vm.id).await else {
+            panic!("it runs");
+        };
+        running.machine.pause().await.unwrap();
+        drop(running);
+        let operation = store.unfinished_operations().await.unwrap().remove(0);
+        let next = Daemon::start(folder, store, hypervisor).await;
+        assert_eq!(next.state(vm.id), (State::Running, None), "{operation:?}");
+        assert_eq!(next.ended(&operation).await, Ok(()), "{operation:?}");
+        seen.push(operation.kind);
+    }
+    assert_eq!(seen, [OperationKind::Start, OperationKind::Start, OperationKind::Restart]);
+}
+
+#[tokio::test]
+async fn an_end_that_was_written_down_is_cleared_away_by_the_next_daemon() {
+    let folder: Arc<TempDir> = Arc::new(tempfile::tempdir().unwrap());
+    let hypervisor = SimulatedHypervisor::new(folder.path());
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let first = Daemon::start(Arc::clone(&folder), Arc::clone(&store), hypervisor.clone()).await;
+    let id = first.registry.create(first.spec("web"), None).await.unwrap().id;
+    first.registry.close().await;
+    let record = store.vms().await.unwrap().remove(0);
+    let launch = Launch { id, spec: record.spec, machine_type: record.machine_type };
+    drop(hypervisor.start(&launch).await.unwrap());
+    hypervisor.control(id).exit(Exit::Status(0)).await;
+    let next = Daemon::start(folder, store, hypervisor.clone()).await;
+    assert_eq!(next.state(id), (State::Created, None));
+    next.registry.close().await;
+    assert!(matches!(hypervisor.adopt(id).await, Adoption::Gone(None)), "its run is left");
+}
+
+/// A start that was acknowledged, and a machine that cannot be identified.
+async fn in_doubt() -> (Daemon, Operation) {
+    let folder: Arc<TempDir> = Arc::new(tempfile::tempdir().unwrap());
+    let hypervisor = SimulatedHypervisor::new(folder.path());
+    let store = Arc::new(MemoryStore::default());
+    let cutting = Cutting::at(4, Cut::Before, &store);
+    let first = Daemon::start(Arc::clone(&folder), cutting.clone(), hypervisor.clone()).await;
+    tokio::select! {
+        () = cutting.hook.reached.notified() => {}
+        () = live(&first) => panic!("it was to be cut"),
+    }
+    let operation = store.unfinished_operations().await.unwrap().remove(0);
+    hypervisor.control(operation.vm).lose_track();
+    (Daemon::start(folder, store, hypervisor).await, operation)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_waits_for_its_vm_to_be_identified() {
+    let (daemon, operation) = in_doubt().await;
+    let now = daemon.store.operation(operation.id).await.unwrap().unwrap();
+    assert_eq!(now.state, OperationState::Running);
+    daemon.hypervisor.control(operation.vm).exit(Exit::Status(1)).await;
+    let error = daemon.ended(&operation).await.unwrap_err();
+    assert!(error.ends_with("the VM is failed"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_does_not_wait_for_ever_for_its_vm_to_be_identified() {
+    let (daemon, operation) = in_doubt().await;
+    let waited = daemon.registry.wait_operation(operation.id, 6 * LIMIT).await.unwrap();
+    let error = waited.and_then(|operation| operation.error).expect("it failed");
+    assert!(error.ends_with("the VM is starting"), "{error}");
+    let (_, detail) = daemon.state(operation.vm);
+    assert!(detail.is_some_and(|detail| detail.contains("could not be identified")));
 }
 
 #[tokio::test]

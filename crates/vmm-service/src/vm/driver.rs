@@ -24,7 +24,7 @@ use super::adopt::{self, Found};
 use super::state::{Action, Event, Life, Request, Step, step};
 use super::work::{self, Done};
 use super::{RequestError, Shared, chain};
-use crate::hypervisor::{Launch, Machine, MachineEvent, Running};
+use crate::hypervisor::{Launch, Machine, MachineEvent, Running, StartError};
 use crate::store::{StateChange, VmRecord};
 
 /// How many requests may wait for one VM. Each is answered within moments, so
@@ -34,8 +34,14 @@ pub const QUEUE: usize = 16;
 /// How soon a state that the disk did not take is written again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// How soon a process that could not be identified is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How soon a process that could not be identified is looked at again, at first
+/// and at most: mostly it is a start that a killed daemon left behind, and that
+/// takes moments.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// How long an operation may wait for its VM to be identified: longer than a
+/// keeper may take to start a machine. Then it has failed, and says why.
+const LONGEST_DOUBT: Duration = Duration::from_secs(40);
 
 /// What is asked of a VM's driver, and where its answer goes.
 pub enum Command {
@@ -90,10 +96,19 @@ pub struct Driver {
     turn: u64,
     deadline: Option<Instant>,
     unsaved: Option<(StateChange, Instant)>,
-    look_again: Option<Instant>,
+    doubt: Option<Doubt>,
     commands: mpsc::Receiver<Command>,
     view: watch::Sender<View>,
     deleted: bool,
+}
+
+/// There is something that may be the VM, and cannot be identified.
+struct Doubt {
+    since: Instant,
+    /// When to look again, unless somebody looks.
+    look_again: Option<Instant>,
+    /// How long the pause before was.
+    pause: Duration,
 }
 
 enum Input {
@@ -137,7 +152,7 @@ impl Driver {
             turn: 0,
             deadline: None,
             unsaved: None,
-            look_again: None,
+            doubt: None,
             commands,
             view,
             deleted: false,
@@ -155,14 +170,16 @@ impl Driver {
         meanwhile: &str,
     ) {
         let (life, actions) = adopt::adopted(&self.life, found);
+        self.doubt = life.conditions.unknown.is_some().then(|| Doubt::again(self.doubt.as_ref()));
+        let open = self.doubt.as_ref().is_some_and(|doubt| doubt.since.elapsed() < LONGEST_DOUBT);
         let mut changed = Vec::new();
         for mut operation in unfinished {
             let resumes = life.goal.is_some_and(|goal| goal.kind() == operation.kind);
-            if resumes && self.operation.is_none() {
+            if (resumes || open) && self.operation.is_none() {
                 self.operation = Some(operation);
                 continue;
             }
-            let outcome = adopt::outcome(operation.kind, &life, meanwhile);
+            let outcome = adopt::outcome(operation.kind, self.life.state, &life, meanwhile);
             end(&mut operation, outcome);
             changed.push(operation);
         }
@@ -172,8 +189,6 @@ impl Driver {
         if !same || !changed.is_empty() {
             self.save_or_retry(previous.state, changed).await;
         }
-        self.look_again =
-            self.life.conditions.unknown.is_some().then(|| Instant::now() + LOOK_AGAIN);
         self.show();
         self.carry_out(actions, false).await;
     }
@@ -193,8 +208,11 @@ impl Driver {
                 }
                 Input::Retry => self.save_again().await,
                 Input::LookAgain => {
-                    self.look_again = None;
-                    self.works.push(work::look_again(Arc::clone(&self.shared.hypervisor), self.id));
+                    if let Some(doubt) = &mut self.doubt {
+                        doubt.look_again = None;
+                    }
+                    let hypervisor = Arc::clone(&self.shared.hypervisor);
+                    self.works.push(work::look_again(hypervisor, self.id, self.life.state));
                 }
                 Input::GoDown => {
                     self.finish_works().await;
@@ -212,7 +230,7 @@ impl Driver {
             event = next_event(&mut self.machine_events) => Input::Machine(event),
             () = sleep_until(self.deadline) => Input::Deadline,
             () = sleep_until(self.unsaved.as_ref().map(|(_, at)| *at)) => Input::Retry,
-            () = sleep_until(self.look_again) => Input::LookAgain,
+            () = sleep_until(self.doubt.as_ref().and_then(|doubt| doubt.look_again)) => Input::LookAgain,
             command = self.commands.recv() => command.map_or(Input::GoDown, Input::Command),
         }
     }
@@ -361,6 +379,9 @@ impl Driver {
             }
             Done::Launched(Err(error)) => {
                 self.happen(Event::LaunchFailed(chain(&error))).await;
+                if let StartError::Unclear { left, .. } = error {
+                    self.lose_sight(left);
+                }
             }
             Done::Asked { turn, event } if turn == self.turn => self.happen(event).await,
             Done::Asked { .. } | Done::Nothing => {}
@@ -425,8 +446,12 @@ impl Driver {
     fn lose_machine(&mut self) {
         self.machine_events = None;
         tracing::error!(vm = %self.id, "The machine's events ended without its exit; looking for it.");
-        self.life.conditions.unknown = Some("its monitor fell silent for good".to_owned());
-        self.look_again = Some(Instant::now());
+        self.lose_sight("its monitor fell silent for good".to_owned());
+    }
+
+    fn lose_sight(&mut self, why: String) {
+        self.life.conditions.unknown = Some(why);
+        self.doubt = Some(Doubt::again(None));
         self.show();
     }
 
@@ -492,6 +517,16 @@ impl Driver {
         while let Some(done) = self.works.next().await {
             self.done(done).await;
         }
+    }
+}
+
+impl Doubt {
+    /// After a look that told nothing, or before the first.
+    fn again(before: Option<&Self>) -> Self {
+        let (now, (first, most)) = (Instant::now(), LOOK_AGAIN);
+        let pause = before.map_or(first, |doubt| (doubt.pause * 2).min(most));
+        let since = before.map_or(now, |doubt| doubt.since);
+        Self { since, look_again: Some(now + pause), pause }
     }
 }
 

@@ -325,12 +325,14 @@ impl Registry {
         let id = record.id;
         let may_be_alive = Life::at_rest(record.state, None).may_be_alive();
         let (found, running) = if listed || may_be_alive {
-            work::look(self.inner.shared.hypervisor.as_ref(), id).await
+            work::look(self.inner.shared.hypervisor.as_ref(), id, record.state).await
         } else {
             (Found::Gone(None), None)
         };
         let found = match found {
-            Found::Gone(None | Some(Exit::Unseen)) if host_restarted => Found::HostRestarted,
+            // Nothing of one that was at rest is left to tell of.
+            Found::Gone(None) if host_restarted && may_be_alive => Found::HostRestarted,
+            Found::Gone(Some(Exit::Unseen)) if host_restarted => Found::HostRestarted,
             found => found,
         };
         let (mut driver, queue, view) = Driver::new(Arc::clone(&self.inner.shared), record);

@@ -397,6 +397,11 @@ pub(super) fn ended_how(conditions: &Conditions, exit: &Exit) -> (State, String)
         Exit::Status(0) if conditions.powering_off => {
             (State::Stopped, "the guest powered itself off".to_owned())
         }
+        // A keeper that is not its parent cannot see how it ended; the guest
+        // had said so itself.
+        Exit::Unseen if conditions.powering_off && !conditions.panicked => {
+            (State::Stopped, "the guest powered itself off".to_owned())
+        }
         Exit::Status(0) => (State::Stopped, "the machine ended by itself".to_owned()),
         exit => (State::Failed, describe(exit)),
     }

@@ -279,3 +279,14 @@ fn how_a_run_ended_is_told() {
     running.conditions.panicked = true;
     assert_eq!(exited(&running, Exit::Status(0)).0, State::Failed);
 }
+
+/// A keeper that took over is not QEMU's parent, and cannot see how it ended.
+#[test]
+fn a_guest_that_said_that_it_powers_itself_off_has_stopped_though_nobody_saw_it() {
+    let running = Life::at_rest(State::Running, None);
+    let said = Event::Machine(MachineEvent::PoweringOff);
+    let powering_off = step(&running, &said).unwrap().life;
+    let exited = Event::Machine(MachineEvent::Exited(Exit::Unseen));
+    assert_eq!(step(&powering_off, &exited).unwrap().life.state, State::Stopped);
+    assert_eq!(step(&running, &exited).unwrap().life.state, State::Failed);
+}

@@ -8,13 +8,15 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 use vmm_api::guest::AgentState;
+use vmm_api::vm::State;
 
 use super::adopt::Found;
 use super::state::{Action, Event};
 use super::{Shared, chain};
 use crate::guest::hub::{CommandError, Hub};
 use crate::hypervisor::{
-    Adoption, Hypervisor, Launch, Machine, MachineError, MachineEvent, Running, StartError,
+    Adoption, Hypervisor, Launch, Machine, MachineError, MachineEvent, RunState, Running,
+    StartError,
 };
 
 /// How long writing a request to the guest may take. Its socket is read by
@@ -58,18 +60,34 @@ pub fn remove(shared: &Arc<Shared>, vm: Uuid, turn: u64) -> BoxFuture<'static, D
 }
 
 /// Looks for a machine.
-pub fn look_again(hypervisor: Arc<dyn Hypervisor>, vm: Uuid) -> BoxFuture<'static, Done> {
+pub fn look_again(
+    hypervisor: Arc<dyn Hypervisor>,
+    vm: Uuid,
+    state: State,
+) -> BoxFuture<'static, Done> {
     async move {
-        let (found, running) = look(hypervisor.as_ref(), vm).await;
+        let (found, running) = look(hypervisor.as_ref(), vm, state).await;
         Done::LookedAt(found, running)
     }
     .boxed()
 }
 
-/// Looks for a machine: what was found, with the machine if there is one.
-pub async fn look(hypervisor: &dyn Hypervisor, vm: Uuid) -> (Found, Option<Running>) {
+/// Looks for the machine of a VM whose last known state was `state`: what was
+/// found, with the machine if there is one. One that was starting may have been
+/// left before its first instruction: its start was acknowledged, so it goes on.
+pub async fn look(hypervisor: &dyn Hypervisor, vm: Uuid, state: State) -> (Found, Option<Running>) {
     match hypervisor.adopt(vm).await {
-        Adoption::Running(running, state) => (Found::Running(state), Some(running)),
+        Adoption::Running(running, RunState::Paused) if state == State::Starting => {
+            let run = match running.machine.resume().await {
+                Ok(()) => RunState::Running,
+                Err(error) => {
+                    tracing::warn!(%vm, error = chain(&error), "A machine that was starting could not be let run.");
+                    RunState::Paused
+                }
+            };
+            (Found::Running(run), Some(running))
+        }
+        Adoption::Running(running, run) => (Found::Running(run), Some(running)),
         Adoption::Gone(exit) => (Found::Gone(exit), None),
         Adoption::Unknown(why) => (Found::Unknown(why), None),
     }

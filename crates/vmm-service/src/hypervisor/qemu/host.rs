@@ -1,17 +1,21 @@
 //! What all machines of this host share: QEMU itself, their folders, their
 //! users. Everything here blocks.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use uuid::Uuid;
 
 use super::super::{Launch, MachineError, StartError};
+use super::LOOK;
 use super::accel::{self, Verdict};
 use super::command_line::MachineType;
 use super::config::QemuConfig;
 use super::keeper_process;
+use super::monitor::LAST_RECORD;
 use super::plan::{self, plan};
 use super::run_dir::RunDirs;
 use super::trace::{self, Trace};
@@ -155,12 +159,18 @@ impl Host {
             let context = context.to_owned();
             move |source: io::Error| StartError::Failed { context, source: source.into() }
         };
-        self.dirs
-            .clear(id)
-            .map_err(failed("what the last run left behind could not be removed"))?;
         files::private_dir(dir).map_err(failed("the machine's folder could not be made"))?;
+        // A keeper that a killed daemon had just started must not begin while
+        // the records change under it.
+        let lock = lock_in_time(dir)
+            .and_then(|lock| lock.ok_or_else(|| io::Error::other("an earlier keeper is in it")))
+            .map_err(failed("the machine's folder could not be locked"))?;
+        self.dirs
+            .clear_run(id)
+            .map_err(failed("what the last run left behind could not be removed"))?;
         records::write(dir, records::LAUNCH, record)
             .map_err(failed("the machine's launch could not be written"))?;
+        drop(lock);
         match keeper_process::launch(dir, &id.to_string(), false) {
             Ok((keeper, Report::Runs { .. })) => Ok(keeper),
             Ok((_, Report::Failed { message, refused: true })) => Err(StartError::Refused(message)),
@@ -178,7 +188,18 @@ impl Host {
         remove: fn(&RunDirs, Uuid) -> io::Result<()>,
     ) -> Result<(), MachineError> {
         let dir = self.dirs.of(id);
-        match trace::of(&dir) {
+        let failed = |what| {
+            let dir = dir.display().to_string();
+            move |error| MachineError::Os(format!("{dir} could not be {what}"), error)
+        };
+        // Held, so that no late keeper starts a machine while its folder goes.
+        let (_lock, trace) = match lock_in_time(&dir) {
+            Ok(Some(lock)) => (Some(lock), trace::of_locked(&dir)),
+            Ok(None) => (None, trace::of(&dir)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (None, Trace::None),
+            Err(error) => return Err(failed("locked")(error)),
+        };
+        match trace {
             Trace::None | Trace::Gone => {}
             Trace::Runs(record, _) => {
                 return Err(MachineError::Unidentified(format!(
@@ -188,9 +209,7 @@ impl Host {
             }
             Trace::Unknown { why, .. } => return Err(MachineError::Unidentified(why)),
         }
-        remove(&self.dirs, id).map_err(|error| {
-            MachineError::Os(format!("{} could not be removed", dir.display()), error)
-        })?;
+        remove(&self.dirs, id).map_err(failed("removed"))?;
         self.users().give_back(id);
         Ok(())
     }
@@ -204,6 +223,18 @@ impl Host {
     fn users(&self) -> MutexGuard<'_, UserPool> {
         // Each change of the pool is whole, whatever happens to its thread.
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the lock of a machine's folder; a keeper lets go of it when its QEMU
+/// has ended and that is written down. `None` when it did not in time.
+fn lock_in_time(dir: &Path) -> io::Result<Option<File>> {
+    let deadline = Instant::now() + LAST_RECORD;
+    loop {
+        match files::lock_dir(dir)? {
+            None if Instant::now() < deadline => std::thread::park_timeout(LOOK),
+            lock => return Ok(lock),
+        }
     }
 }
 

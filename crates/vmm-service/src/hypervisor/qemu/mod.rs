@@ -20,14 +20,14 @@ mod users;
 mod tests;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -53,6 +53,9 @@ const FIRST_GREETING: Duration = Duration::from_secs(20);
 
 /// How long a killed process may take to be gone: it frees its memory first.
 const DEATH: Duration = Duration::from_secs(10);
+
+/// How often what cannot be told yet is looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How long something that is ending may take to have ended.
 const ENDING: Duration = Duration::from_secs(1);
@@ -181,10 +184,14 @@ impl QemuHypervisor {
         Ok(Running { machine, events })
     }
 
-    /// Undoes a start that failed.
-    async fn undo(&self, id: Uuid, had_folder: bool) {
+    /// Undoes a start that failed; gives the reason back.
+    async fn undo(&self, id: Uuid, had_folder: bool, error: StartError) -> StartError {
         let dir = self.host.dirs.of(id);
-        if let Ok((_, pidfd)) = found(&dir) {
+        let left = self.remains(&dir).await;
+        if let Trace::Unknown { why, .. } = left {
+            return StartError::Unclear { left: why, source: error.into() };
+        }
+        if let Trace::Runs(_, pidfd) = left {
             let _ = pidfd.kill();
             if let Ok(process) = pidfd.watch() {
                 let _ = timeout(DEATH, process.ended()).await;
@@ -196,6 +203,21 @@ impl QemuHypervisor {
         let removed = if had_folder { self.clear(id).await } else { self.purge(id).await };
         if let Err(error) = removed {
             tracing::warn!(vm = %id, %error, "What a failed start left behind could not be removed.");
+        }
+        error
+    }
+
+    /// What there is of a start that failed. A keeper that was killed may leave
+    /// a child behind that becomes QEMU a moment later.
+    async fn remains(&self, dir: &Path) -> Trace {
+        let deadline = Instant::now() + DEATH;
+        let mut looks = interval(LOOK);
+        loop {
+            looks.tick().await;
+            match trace::of(dir) {
+                Trace::Unknown { .. } if Instant::now() < deadline => {}
+                trace => return trace,
+            }
         }
     }
 
@@ -241,16 +263,12 @@ impl Hypervisor for QemuHypervisor {
         let keeper = match blocking(move || host.launch(&launch)).await {
             Ok(keeper) => keeper,
             Err(NotLaunched::Untouched(error)) => return Err(error),
-            Err(NotLaunched::Begun(error)) => {
-                self.undo(id, had_folder).await;
-                return Err(error);
-            }
+            Err(NotLaunched::Begun(error)) => return Err(self.undo(id, had_folder, error).await),
         };
-        let settled = self.settle(id, keeper).await;
-        if settled.is_err() {
-            self.undo(id, had_folder).await;
+        match self.settle(id, keeper).await {
+            Ok(running) => Ok(running),
+            Err(error) => Err(self.undo(id, had_folder, error).await),
         }
-        settled
     }
 
     async fn adopt(&self, id: Uuid) -> Adoption {

@@ -14,6 +14,18 @@ use crate::sys::{cgroup, descriptor, files};
 /// How much of QEMU's own log is told when it ended too early, in bytes.
 const LAST_LINES: usize = 1024;
 
+/// What one run of a machine has in its folder, beside its console log.
+const OF_A_RUN: [&str; 8] = [
+    records::QMP_SOCKET,
+    records::AGENT_SOCKET,
+    records::CONSOLE_SOCKET,
+    records::QEMU_LOG,
+    records::OLDER_QEMU_LOG,
+    records::EXIT,
+    records::RUN,
+    records::LAUNCH,
+];
+
 /// All machines' folders.
 pub(super) struct RunDirs {
     root: PathBuf,
@@ -66,22 +78,28 @@ impl RunDirs {
         [older, current].into_iter().filter(|path| path.exists()).collect()
     }
 
-    /// Removes everything but the console log; the folder too when that is all.
+    /// Removes what a run left, but the console log; the folder too when that
+    /// is all.
     pub(super) fn clear(&self, id: Uuid) -> io::Result<()> {
-        let dir = self.of(id);
-        let keep = self.console_log(id);
-        let entries = match std::fs::read_dir(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
-            let path = entry?.path();
-            if !keep.contains(&path) {
-                std::fs::remove_file(path)?;
-            }
+        self.clear_run(id)?;
+        match std::fs::remove_dir(self.of(id)) {
+            Err(error) if !is_absent_or_full(&error) => Err(error),
+            _ => Ok(()),
         }
-        if keep.is_empty() {
-            std::fs::remove_dir(&dir)?;
+    }
+
+    /// Removes what a run left, but the console log. What somebody else put
+    /// there stays.
+    pub(super) fn clear_run(&self, id: Uuid) -> io::Result<()> {
+        let dir = self.of(id);
+        // The launch goes last: as long as it is there, the rest is looked for.
+        for name in OF_A_RUN {
+            for name in [format!("{name}.new"), name.to_owned()] {
+                match std::fs::remove_file(dir.join(name)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
         }
         cgroup::remove(&id.to_string())
     }
@@ -109,6 +127,10 @@ impl RunDirs {
     }
 }
 
+fn is_absent_or_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,7 +143,7 @@ mod tests {
         let id = Uuid::from_u128(7);
         dirs.clear(id).unwrap();
         std::fs::create_dir(dirs.of(id)).unwrap();
-        for name in ["run.json", "qmp.sock", "console.log", "console.log.1"] {
+        for name in ["run.json", "exit.json.new", "qmp.sock", "console.log", "console.log.1"] {
             std::fs::write(dirs.of(id).join(name), "x").unwrap();
         }
         std::fs::write(root.join("accel.json"), "").unwrap();
@@ -135,6 +157,29 @@ mod tests {
         dirs.purge(id).unwrap();
         dirs.purge(id).unwrap();
         assert!(dirs.all().unwrap().is_empty());
+    }
+
+    // host-vmm.md 1.5: "Partial failure in start cleaned up things it had not made."
+    #[test]
+    fn clearing_leaves_what_no_run_made_and_takes_the_launch_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = RunDirs::open(&dir.path().join("vms")).unwrap();
+        let id = Uuid::from_u128(7);
+        let folder = dirs.of(id);
+        std::fs::create_dir_all(folder.join("run.json")).unwrap();
+        std::fs::write(folder.join("somebody's"), "x").unwrap();
+        for name in ["launch.json", "qmp.sock"] {
+            std::fs::write(folder.join(name), "x").unwrap();
+        }
+        // A folder in the place of a record cannot be removed: so far it came.
+        dirs.clear(id).unwrap_err();
+        assert!(!folder.join("qmp.sock").exists());
+        assert!(folder.join("launch.json").exists());
+        std::fs::remove_dir(folder.join("run.json")).unwrap();
+        dirs.clear(id).unwrap();
+        let left: Vec<_> =
+            std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["somebody's"]);
     }
 
     #[test]

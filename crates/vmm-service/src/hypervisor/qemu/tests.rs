@@ -323,6 +323,69 @@ async fn another_process_with_the_machines_number_is_left_alone() {
     assert!(matches!(lab.hypervisor.adopt(launch.id).await, Adoption::Gone(Some(Exit::Unseen))));
 }
 
+// host-vmm.md 1.5: "a pidfile's PID may be recycled".
+#[tokio::test]
+async fn a_process_that_got_the_number_of_a_dead_machine_is_not_killed() {
+    let lab = Lab::new().await;
+    let launch = lab.launch();
+    let mut running = lab.hypervisor.start(&launch).await.unwrap();
+    let mut record = lab.record(launch.id);
+    kill(&mut running).await;
+    let mut stranger = Command::new("sleep").arg("600").spawn().unwrap();
+    record.qemu = crate::sys::process::Fingerprint::of(stranger.id()).unwrap();
+    let dir = lab.hypervisor.host.dirs.of(launch.id);
+    records::write(&dir, records::RUN, &record).unwrap();
+    assert!(matches!(lab.hypervisor.adopt(launch.id).await, Adoption::Gone(_)));
+    lab.hypervisor.purge(launch.id).await.unwrap();
+    assert!(stranger.try_wait().unwrap().is_none(), "it was killed");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
+// host-vmm.md 1.5: "Partial failure in start cleaned up things it had not made."
+#[tokio::test]
+async fn a_start_that_fails_takes_away_only_what_it_made() {
+    let lab = Lab::new().await;
+    let mut launch = lab.boots(&POWER_OFF);
+    let mut running = lab.hypervisor.start(&launch).await.unwrap();
+    until(&mut running, &MachineEvent::Exited(Exit::Status(0))).await;
+    let dir = lab.hypervisor.host.dirs.of(launch.id);
+    let notes = dir.join("notes");
+    std::fs::write(&notes, "an operator's").unwrap();
+    let said = std::fs::read(&lab.hypervisor.console_log(launch.id)[0]).unwrap();
+    launch.spec.memory_mib = 1 << 40;
+    assert!(lab.hypervisor.start(&launch).await.is_err());
+    let disk = std::fs::metadata(&launch.spec.disks[0].path).unwrap();
+    assert_eq!(disk.len(), 1 << 20);
+    assert_eq!(std::fs::read(&notes).unwrap(), b"an operator's");
+    let logs = lab.hypervisor.console_log(launch.id);
+    assert_eq!(std::fs::read(&logs[0]).unwrap(), said, "the last run's console is lost");
+    let left = std::fs::read_dir(&dir).unwrap().count();
+    assert_eq!(left, logs.len() + 1, "the failed start left something");
+}
+
+#[tokio::test]
+async fn a_start_that_fails_and_may_have_left_a_process_says_so() {
+    let lab = Lab::new().await;
+    let launch = lab.launch();
+    let dir = lab.hypervisor.host.dirs.of(launch.id);
+    crate::sys::files::private_dir(&dir).unwrap();
+    // As a keeper holds it that a killed daemon had just started.
+    let lock = crate::sys::files::lock_dir(&dir).unwrap().unwrap();
+    match lab.hypervisor.start(&launch).await {
+        Err(StartError::Refused(why)) => assert!(why.contains("a keeper is starting"), "{why}"),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it started"),
+    }
+    assert!(matches!(lab.hypervisor.adopt(launch.id).await, Adoption::Unknown(_)));
+    let purged = lab.hypervisor.purge(launch.id).await;
+    assert!(matches!(purged, Err(MachineError::Unidentified(_))), "{purged:?}");
+    assert!(matches!(lab.hypervisor.remains(&dir).await, Trace::Unknown { .. }));
+    drop(lock);
+    let mut running = lab.hypervisor.start(&launch).await.unwrap();
+    kill(&mut running).await;
+}
+
 #[tokio::test]
 async fn passt_lives_and_dies_with_its_machine() {
     let lab = Lab::new().await;

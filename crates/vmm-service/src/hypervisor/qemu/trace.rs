@@ -29,6 +29,15 @@ pub(super) enum Trace {
 
 /// What is known of the machine in `dir`.
 pub(super) fn of(dir: &Path) -> Trace {
+    recorded(dir, unrecorded)
+}
+
+/// The same for who holds the lock of `dir`.
+pub(super) fn of_locked(dir: &Path) -> Trace {
+    recorded(dir, unrecorded_locked)
+}
+
+fn recorded(dir: &Path, unrecorded: fn(&Path) -> Trace) -> Trace {
     match records::read::<RunRecord>(dir, records::RUN) {
         Ok(Some(record)) => of_record(record),
         Ok(None) => unrecorded(dir),
@@ -74,6 +83,18 @@ fn hold(fingerprint: &Fingerprint, token: &str) -> io::Result<(Identity, Option<
 
 /// A keeper that was killed at the wrong moment leaves a QEMU without a record.
 fn unrecorded(dir: &Path) -> Trace {
+    // Held until the record is there: no other keeper comes in between.
+    let _lock = match files::lock_dir(dir) {
+        Ok(Some(lock)) => lock,
+        Ok(None) => return unknown("a keeper is starting the machine".into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Trace::None,
+        Err(error) => return unknown(format!("{} cannot be locked: {error}", dir.display())),
+    };
+    // Its record may have come before the lock.
+    of_locked(dir)
+}
+
+fn unrecorded_locked(dir: &Path) -> Trace {
     let launch = match records::read::<LaunchRecord>(dir, records::LAUNCH) {
         Ok(Some(launch)) => launch,
         Ok(None) => return Trace::None,
@@ -83,12 +104,6 @@ fn unrecorded(dir: &Path) -> Trace {
                 dir.join(records::LAUNCH).display()
             ));
         }
-    };
-    // Held until the record is there: no other keeper comes in between.
-    let _lock = match files::lock_dir(dir) {
-        Ok(Some(lock)) => lock,
-        Ok(None) => return unknown("a keeper is starting the machine".into()),
-        Err(error) => return unknown(format!("{} cannot be locked: {error}", dir.display())),
     };
     match process::find(&identity(&launch.token), launch.user.uid) {
         Ok(None) => Trace::Gone,
