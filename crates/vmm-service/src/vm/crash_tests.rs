@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tempfile::TempDir;
 use tokio::sync::Notify;
-use vmm_api::operation::{OperationKind, OperationState};
+use vmm_api::operation::{Operation, OperationKind, OperationState};
 use vmm_api::vm::{State, VmPatch};
 
 use super::Request;

@@ -28,7 +28,7 @@ use vmm_api::vm::VmSpec;
 use super::Plan;
 use crate::scene::{BLINK, Scene};
 use crate::wait::until;
-use operation::Kind;
+use operation::{Kind, Needs};
 use truth::Vms;
 use verdict::Cut;
 use victims::{Hit, Victims};
@@ -123,7 +123,12 @@ impl World {
         }
         let cut = Cut { kind, target: prepared, victim, hit: hit.clone(), before };
         let outcome = self.judge(&cut, &target, answer).await;
-        outcome.with_context(|| format!("{what}: hit {hit:?}, {:?} ago", asked.elapsed()))
+        outcome.with_context(|| format!("{what}: hit {hit:?}, {:?} ago", asked.elapsed()))?;
+        if let (true, Some(guest)) = (with_guest, prepared) {
+            // What it was asked before the kill it may still do, in its own time.
+            fleet::arrange(&self.scene, &self.client, guest, Needs::Down).await?;
+        }
+        Ok(())
     }
 
     /// Which operation, and of what.
