@@ -17,6 +17,7 @@ pub mod program;
 pub mod qemu;
 pub mod results;
 pub mod tree;
+pub mod volatile_disk;
 pub mod wait;
 
 pub use tree::Tree;

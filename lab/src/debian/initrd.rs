@@ -45,6 +45,12 @@ impl File {
         Self { to: to.to_owned(), permissions: 0o644, from: From::Text(text.to_owned()) }
     }
 
+    /// A script, for all to run.
+    #[must_use]
+    pub fn script(to: &str, text: &str) -> Self {
+        Self { permissions: 0o755, ..Self::text(to, text) }
+    }
+
     /// A file of the host's, for all to read.
     #[must_use]
     pub fn copy(to: &str, from: &Path) -> Self {
@@ -65,7 +71,10 @@ impl File {
                 fs::read(path).with_context(|| format!("cannot read {}", path.display()))
             }
             From::Program(path) => {
-                output(Command::new("strip").args(["-s", "-o", "/dev/stdout"]).arg(path))
+                // Not through a pipe: strip goes back in what it writes.
+                let stripped = tempfile::NamedTempFile::new()?;
+                output(Command::new("strip").arg("-s").arg("-o").arg(stripped.path()).arg(path))?;
+                Ok(fs::read(stripped.path())?)
             }
         }
     }

@@ -46,6 +46,12 @@ enum Command {
     Cases(Cases),
     /// One long test.
     Soak(soak::Args),
+    /// What runs within the host whose power is cut.
+    #[command(hide = true)]
+    Relay {
+        /// The port to the test.
+        port: PathBuf,
+    },
 }
 
 #[derive(clap::Args)]
@@ -73,6 +79,7 @@ fn main() -> anyhow::Result<ExitCode> {
             Some(soak) => soak::run(&soak, chosen, &set(chosen.seed)?),
             None => Ok(ExitCode::SUCCESS),
         },
+        Command::Relay { port } => soak::power_cuts::relay::run(port).map(|()| ExitCode::SUCCESS),
     }
 }
 

@@ -13,6 +13,7 @@ mod kills;
 mod lab_guest;
 mod life;
 mod list;
+mod power_cuts;
 mod subscribers;
 
 use crate::runner::Case;
@@ -52,6 +53,7 @@ pub fn all() -> Vec<Case> {
         faults::ends_that_nobody_saw_are_told,
         kills::at_random_moments,
         host_faults::a_damaged_state_is_refused_or_read_as_it_was,
+        power_cuts::undo_nothing,
         isolation::qemu_has_no_rights_and_no_network,
         isolation::an_isolated_guest_reaches_no_loopback_port,
         isolation::a_guest_behind_passt_reaches_no_loopback_port,

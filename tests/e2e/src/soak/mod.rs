@@ -4,6 +4,7 @@
 
 pub mod kills;
 mod plan;
+pub mod power_cuts;
 pub mod state_damage;
 
 use std::process::ExitCode;
@@ -44,6 +45,12 @@ fn all() -> Vec<Soak> {
             about: "flipped bytes and cuts in the state's files, after clean ends and kills",
             rounds: state_damage::ROUNDS,
             play: |scene, plan| Box::pin(state_damage::run(scene, plan)),
+        },
+        Soak {
+            name: "power-cuts",
+            about: "a host that loses its power and what its disk had not written",
+            rounds: power_cuts::ROUNDS,
+            play: |scene, plan| Box::pin(power_cuts::run(scene, plan)),
         },
     ]
 }
