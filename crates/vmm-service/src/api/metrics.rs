@@ -7,12 +7,22 @@ use axum::response::{IntoResponse, Response};
 use super::Context;
 use super::answers::Plain;
 use super::events::MAX_STREAMS;
+use super::problem::{ApiError, Result};
 use crate::metrics::{self, Door};
 
 /// Prometheus text format 0.0.4.
 #[utoipa::path(get, path = "/metrics", tag = "daemon",
     responses((status = 200, description = "Metrics", content_type = "text/plain", body = String), Plain))]
-pub async fn metrics(State(context): State<Context>) -> Response {
+pub async fn metrics(State(context): State<Context>) -> Result<Response> {
+    // A few hundred milliseconds at ten thousand VMs, which would keep others
+    // waiting on this thread.
+    let text = tokio::task::spawn_blocking(move || text(&context))
+        .await
+        .map_err(|_| ApiError::internal("This is a bug; the log has more."))?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+fn text(context: &Context) -> String {
     let machines: Vec<_> = context
         .registry
         .list()
@@ -29,6 +39,5 @@ pub async fn metrics(State(context): State<Context>) -> Response {
         delayed: visitors.delayed(),
         streams: MAX_STREAMS - context.streams.available_permits(),
     };
-    let text = metrics::render(&door, &machines);
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+    metrics::render(&door, &machines)
 }

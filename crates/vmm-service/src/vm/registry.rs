@@ -151,11 +151,11 @@ impl Registry {
         entries.iter().map(|entry| self.show(entry)).collect()
     }
 
-    /// Looks at every VM as it is now, in no order and without copying any.
-    /// `look` must not come back to the registry.
+    /// Looks at every VM as it is now, in the order of their names and without
+    /// copying any. `look` must not come back to the registry.
     pub fn each(&self, mut look: impl FnMut(&View)) {
         let vms = self.inner.read();
-        for entry in vms.by_id.values() {
+        for entry in vms.by_name.values().filter_map(|id| vms.by_id.get(id)) {
             look(&entry.view.borrow());
         }
     }

@@ -232,9 +232,11 @@ fn stop_all_stops_what_runs_and_minds_nothing_that_went_by_itself() {
             vm
         };
         match asked.line.as_str() {
-            "GET /vms" => ok(json!({"vms": [
-                in_state("down", "stopped"), in_state("gone", "running"), in_state("web", "paused"),
-            ]})),
+            "GET /vms" => ok(page(&[
+                in_state("down", "stopped"),
+                in_state("gone", "running"),
+                in_state("web", "paused"),
+            ])),
             "POST /vms/gone/stop" => problem(409, "It does not run.", json!([])),
             "GET /vms/gone" => ok(in_state("gone", "stopped")),
             _ => (202, "application/json", operation("stop", "succeeded").to_string()),
