@@ -90,8 +90,17 @@ pub enum EventKind {
 
 impl EventKind {
     /// The words of all kinds.
-    pub const WORDS: [&str; 8] =
-        ["created", "deleted", "state", "operation", "agent", "lifecycle", "facts", "missed"];
+    pub const WORDS: [&str; 9] = [
+        "created",
+        "changed",
+        "deleted",
+        "state",
+        "operation",
+        "agent",
+        "lifecycle",
+        "facts",
+        "missed",
+    ];
 
     /// The word that stands for it in `kind` and in the stream's `event:`.
     pub fn word(&self) -> &'static str {
@@ -139,3 +148,17 @@ impl std::str::FromStr for EventId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an event id looks like 1f0c9a2e-42")]
 pub struct InvalidEventId;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_are_all_that_are_read() {
+        let unknown = r#"{"at": "2026-01-01T00:00:00Z", "kind": "?"}"#;
+        let error = serde_json::from_str::<Event>(unknown).unwrap_err().to_string();
+        let (_, known) = error.split_once("expected one of ").unwrap();
+        let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+        assert_eq!(known, EventKind::WORDS);
+    }
+}

@@ -88,3 +88,15 @@ async fn print(client: &Client, output: Output, watch: Watch) -> Result<(), Fail
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use vmm_api::event::EventKind;
+
+    use super::*;
+
+    #[test]
+    fn the_daemon_knows_the_kinds() {
+        assert!(KINDS.iter().all(|kind| EventKind::WORDS.contains(kind)));
+    }
+}
