@@ -34,7 +34,8 @@ pub(crate) fn page(vm: &Vm, guest: &Guest, clock: &Clock, width: Option<usize>) 
 
 fn received(channel: &ChannelCounters) -> Text {
     let bytes = units::bytes(channel.received_bytes);
-    Text::new(format!("{bytes} in {} messages", channel.received_messages))
+    let messages = units::count(channel.received_messages, "message", "messages");
+    Text::new(format!("{bytes} in {messages}"))
 }
 
 fn paused(channel: &ChannelCounters) -> Text {

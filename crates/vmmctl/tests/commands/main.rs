@@ -322,6 +322,31 @@ fn what_a_guest_says_cannot_act_on_the_terminal() {
 }
 
 #[test]
+fn the_channel_of_a_guest_is_a_page_and_a_document() {
+    let fake = Fake::new(|asked| {
+        if asked.line.ends_with("/guest") {
+            return ok(json!({
+                "agent": "connected", "age_s": 0.1, "facts": {"os": {"hostname": "h"}}, "boot": [],
+                "dropped": {"too_wide": 7},
+                "channel": {"received_messages": 12, "pauses": {"hellos": 3}, "paused_s": 2.5},
+            }));
+        }
+        ok(vm("web"))
+    });
+    let ran = fake.vmmctl(&["guest", "web", "--channel"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains("0 B in 12 messages"), "{}", ran.out);
+    assert!(ran.out.contains("2.5 s in all, 3 times"), "{}", ran.out);
+    let ran = fake.vmmctl(&["guest", "web", "--channel", "-o", "json"]);
+    let told: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(
+        (&told["dropped"]["too_wide"], &told["channel"]["pauses"]["hellos"]),
+        (&json!(7), &json!(3))
+    );
+    assert_eq!(told.as_object().unwrap().len(), 2, "{told}");
+}
+
+#[test]
 fn a_piped_log_is_raw_and_has_as_many_lines_as_asked() {
     let fake = Fake::new(|asked| {
         let whole = format!("{}\u{1b}[32mlast\u{1b}[0m\r\n", "a line of it\n".repeat(50));

@@ -8,6 +8,7 @@ use vmm_api::client::Client;
 use vmm_api::guest::Guest;
 
 use crate::scene::{Scene, connected, reported};
+use crate::soak::hostile_guests;
 use crate::wait::until;
 
 /// How long an emulated guest may take to send its megabytes.
@@ -55,6 +56,41 @@ pub async fn terminal_escapes_are_shown_escaped(scene: Scene) -> Result<()> {
         ensure!(!output.stdout.contains(&0x1b) && !output.stdout.contains(&7), "{args:?}");
     }
     Ok(())
+}
+
+/// 100 MB of garbage.
+pub async fn a_hundred_megabytes_of_garbage(scene: Scene) -> Result<()> {
+    hostile_guests::short(scene, hostile_guests::GARBAGE).await
+}
+
+/// 10,000 messages a second, and more.
+pub async fn ten_thousand_messages_a_second(scene: Scene) -> Result<()> {
+    hostile_guests::short(scene, hostile_guests::FLOOD).await
+}
+
+/// A hello each millisecond.
+pub async fn a_hello_each_millisecond(scene: Scene) -> Result<()> {
+    hostile_guests::short(scene, hostile_guests::HELLO).await
+}
+
+/// Reports whose merged facts grow without end.
+pub async fn facts_that_grow_without_end(scene: Scene) -> Result<()> {
+    hostile_guests::short(scene, hostile_guests::FACTS).await
+}
+
+/// Wide JSON, which would take a hundred times its length in memory.
+pub async fn wide_json_is_dropped(scene: Scene) -> Result<()> {
+    hostile_guests::short(scene, hostile_guests::WIDE).await
+}
+
+/// One that opens and closes its port all the time.
+pub async fn a_port_that_opens_and_closes_all_the_time(scene: Scene) -> Result<()> {
+    hostile_guests::short(scene, hostile_guests::PORT).await
+}
+
+/// One that never reads.
+pub async fn a_guest_that_never_reads(scene: Scene) -> Result<()> {
+    hostile_guests::short(scene, hostile_guests::DEAF).await
 }
 
 /// Boots a guest that misbehaves before its agent starts, and waits until the

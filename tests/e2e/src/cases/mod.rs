@@ -45,6 +45,13 @@ pub fn all() -> Vec<Case> {
         hostile::a_line_without_end_is_dropped,
         hostile::deep_nesting_is_dropped,
         hostile::terminal_escapes_are_shown_escaped,
+        hostile::a_hundred_megabytes_of_garbage,
+        hostile::ten_thousand_messages_a_second,
+        hostile::a_hello_each_millisecond,
+        hostile::facts_that_grow_without_end,
+        hostile::wide_json_is_dropped,
+        hostile::a_port_that_opens_and_closes_all_the_time,
+        hostile::a_guest_that_never_reads,
         faults::a_killed_qemu_is_a_failed_vm,
         faults::a_silent_monitor_is_told,
         faults::a_killed_daemon_finds_its_vms_again,
@@ -58,5 +65,6 @@ pub fn all() -> Vec<Case> {
         isolation::an_isolated_guest_reaches_no_loopback_port,
         isolation::a_guest_behind_passt_reaches_no_loopback_port,
         subscribers::only_the_stopped_one_misses_events,
+        subscribers::that_connect_a_thousand_times_a_second,
     ]
 }

@@ -12,12 +12,19 @@ use tokio::process::{Child, ChildStdout, Command};
 use vmm_api::client::Client;
 
 use crate::scene::{Scene, succeeded};
+use crate::soak::{self, subscribers};
 
 /// Pauses, each followed by a resume: several times the events that the daemon
 /// keeps, and that fit into the buffers between it and a stopped client.
 const PAUSES: usize = 2_000;
 /// How long a watcher may take for its next event.
 const NEXT_LIMIT: Duration = Duration::from_secs(30);
+
+/// Whatever they do then: watch and never read, ask and go, say half of what
+/// they want, or nothing.
+pub async fn that_connect_a_thousand_times_a_second(scene: Scene) -> Result<()> {
+    soak::short(scene, subscribers::KINDS, subscribers::run).await
+}
 
 /// Three clients watch one VM; one of them is stopped by SIGSTOP.
 pub async fn only_the_stopped_one_misses_events(scene: Scene) -> Result<()> {

@@ -2,10 +2,12 @@
 //! its counts last, and has a short form among the cases that calls the same
 //! function. A soak is an `async fn(Scene, Plan) -> Result<()>` and a line here.
 
+pub mod hostile_guests;
 pub mod kills;
 mod plan;
 pub mod power_cuts;
 pub mod state_damage;
+pub mod subscribers;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -52,6 +54,18 @@ fn all() -> Vec<Soak> {
             rounds: power_cuts::ROUNDS,
             play: |scene, plan| Box::pin(power_cuts::run(scene, plan)),
         },
+        Soak {
+            name: "hostile-guests",
+            about: "guests that flood, grow, lie and never read, beside one that must be heard",
+            rounds: hostile_guests::ROUNDS,
+            play: |scene, plan| Box::pin(hostile_guests::run(scene, plan)),
+        },
+        Soak {
+            name: "subscribers",
+            about: "clients that connect without end and never read, beside ones that must be answered",
+            rounds: subscribers::ROUNDS,
+            play: |scene, plan| Box::pin(subscribers::run(scene, plan)),
+        },
     ]
 }
 
@@ -76,7 +90,7 @@ pub fn chosen(args: &Args) -> Result<Option<Soak>> {
     let soaks = all();
     let Some(name) = &args.name else {
         for soak in &soaks {
-            println!("{:<12} {:>6} rounds  {}", soak.name, soak.rounds, soak.about);
+            println!("{:<15} {:>6} rounds  {}", soak.name, soak.rounds, soak.about);
         }
         return Ok(None);
     };
