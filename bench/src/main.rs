@@ -9,6 +9,7 @@ mod guest;
 mod guest_wire;
 mod hub_scale;
 mod peers;
+mod restart_adopt;
 mod samples;
 mod vm_start;
 
@@ -59,6 +60,12 @@ enum Benchmark {
     },
     /// From start to the agent's hello: the daemon, and its command line by hand.
     VmStart,
+    /// From a daemon's start until all VMs answer again: ours and libvirtd.
+    RestartAdopt {
+        /// Measure one round with so many quiet machines, and publish nothing.
+        #[arg(long, value_name = "MACHINES")]
+        once: Option<usize>,
+    },
     /// The raw echo that command-latency measures against; not for people.
     #[command(hide = true)]
     Echo {
@@ -94,6 +101,8 @@ fn main() -> anyhow::Result<()> {
         Benchmark::VmStart => {
             vm_start::run(&args.programs, &args.agent).context("vm-start did not finish")
         }
+        Benchmark::RestartAdopt { once } => restart_adopt::run(&args.programs, &args.agent, once)
+            .context("restart-adopt did not finish"),
         Benchmark::Echo { socket, epoll } => peers::echo(&socket, epoll).context("the echo ended"),
     }
 }

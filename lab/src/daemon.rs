@@ -74,7 +74,9 @@ impl Settings {
         String::from_utf8_lossy(&log[from..]).into_owned()
     }
 
-    fn variables(&self) -> Vec<(OsString, OsString)> {
+    /// The environment that a daemon with these settings is started with.
+    #[must_use]
+    pub fn variables(&self) -> Vec<(OsString, OsString)> {
         let mut state = OsString::from("sqlite://");
         state.push(self.folder.join("state.db"));
         let own: [(&str, OsString); 4] = [

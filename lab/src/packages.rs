@@ -98,7 +98,7 @@ pub const TO_MAKE_DEBIAN: &[Need] = &[
     },
 ];
 
-/// What is measured beside our agent.
+/// What is measured beside our programs.
 pub const TO_MEASURE: &[Need] = &[
     Need {
         evidence: Evidence::Program("qemu-ga"),
@@ -109,6 +109,21 @@ pub const TO_MEASURE: &[Need] = &[
         evidence: Evidence::Program("prometheus-node-exporter"),
         package: "prometheus-node-exporter",
         purpose: "is the exporter beside which our agent is measured",
+    },
+    Need {
+        evidence: Evidence::Program("libvirtd"),
+        package: "libvirt-daemon-system",
+        purpose: "is the daemon beside which ours is measured",
+    },
+    Need {
+        evidence: Evidence::Program("virsh"),
+        package: "libvirt-clients",
+        purpose: "speaks to that daemon",
+    },
+    Need {
+        evidence: Evidence::Program("dbus-daemon"),
+        package: "dbus-daemon",
+        purpose: "is what that daemon does not start without",
     },
 ];
 
