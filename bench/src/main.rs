@@ -7,6 +7,7 @@ mod by_hand;
 mod command_latency;
 mod guest;
 mod guest_wire;
+mod hub_flood;
 mod hub_scale;
 mod peers;
 mod restart_adopt;
@@ -42,6 +43,12 @@ enum Benchmark {
     AgentMemory,
     /// guest-ping round trips: infiniservice, qemu-ga and a raw echo.
     CommandLatency,
+    /// What a hundred guests notice of one that floods.
+    HubFlood {
+        /// Measure one pair of each kind, and publish nothing.
+        #[arg(long)]
+        once: bool,
+    },
     /// The daemon at thousands of guests: a bare reader of the same sockets.
     HubScale {
         /// Record anew what the guests replay, and measure nothing.
@@ -87,6 +94,9 @@ fn main() -> anyhow::Result<()> {
         Benchmark::CommandLatency => {
             command_latency::run(&args.programs.join("vmm-service"), &args.agent)
                 .context("command-latency did not finish")
+        }
+        Benchmark::HubFlood { once } => {
+            hub_flood::run(&args.programs, once).context("hub-flood did not finish")
         }
         Benchmark::HubScale { record: true, .. } => {
             hub_scale::record(&args.programs.join("vmm-service"), &args.agent)

@@ -26,7 +26,7 @@ pub fn run(args: &Args) -> Result<()> {
     lab::packages::ensure(lab::packages::TO_MEASURE, &say)?;
     let tree = Tree::locate()?;
     let agent = lab::build::agent(&tree, &say)?;
-    if args.benchmark[0] == "hub-scale" {
+    if matches!(args.benchmark[0].as_str(), "hub-flood" | "hub-scale") {
         lab::build::simulated_daemon(&tree, &say)?;
     }
     let host = lab::build::host_programs(&tree, Profile::Release, &say)?;

@@ -21,14 +21,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use vmm_api::client::Client;
 
-pub use part::{Part, run as run_part};
+pub use part::{Part, Running, cpu_seconds, peak_kib, reset_peak, run as run_part};
 pub use record::run as record;
+pub use subscriber::Heard;
 
 use crate::samples::Samples;
 use guests::Count;
 use lab::results::{self, Table};
-use part::{Running, cpu_seconds, memory_kib};
-use subscriber::Heard;
+use part::memory_kib;
 
 /// The daemon with the feature `simulated`, beside the one that is shipped.
 pub const DAEMON: &str = "vmm-service-simulated";
@@ -84,13 +84,14 @@ pub fn run(programs: &Path, once: Option<usize>) -> Result<()> {
 }
 
 /// As far as this process may by itself: its children inherit it.
-fn raise_open_files() -> Result<()> {
+pub fn raise_open_files() -> Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
         .context("the limit on open files could not be raised")
 }
 
-struct Bench {
+/// A daemon's settings, its simulated machines, and what plays their guests.
+pub struct Bench {
     settings: Settings,
     machines: PathBuf,
     runtime: tokio::runtime::Runtime,
@@ -113,7 +114,8 @@ struct Figures {
 }
 
 impl Bench {
-    fn prepare(programs: &Path) -> Result<Self> {
+    /// A state without a VM, of a daemon that lies among `programs`.
+    pub fn prepare(programs: &Path) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("ib-bench-").tempdir_in("/tmp")?;
         let machines = folder.path().join("m");
         std::fs::create_dir(&machines)?;
@@ -138,8 +140,18 @@ impl Bench {
         Ok(Self { settings, machines, runtime, _folder: folder })
     }
 
+    /// How the daemon is started.
+    pub fn settings(&self) -> Settings {
+        self.settings.clone()
+    }
+
+    /// The folder of the guests' sockets.
+    pub fn machines(&self) -> &Path {
+        &self.machines
+    }
+
     /// Makes and starts VMs until there are `size`.
-    fn make(&self, made: usize, size: usize) -> Result<()> {
+    pub fn make(&self, made: usize, size: usize) -> Result<()> {
         let daemon = Daemon::start(self.settings.clone())?;
         let client = Client::new(self.settings.socket());
         let client = &client;
@@ -163,8 +175,8 @@ impl Bench {
         daemon.stop().map(drop)
     }
 
-    /// The processes that play the guests.
-    fn play(&self, size: usize) -> Result<Vec<Running>> {
+    /// The processes that play the first `size` guests.
+    pub fn play(&self, size: usize) -> Result<Vec<Running>> {
         let folder = self.machines.to_str().context("the folder's name is not UTF-8")?;
         for entry in std::fs::read_dir(&self.machines)? {
             let path = entry?.path();
@@ -182,7 +194,8 @@ impl Bench {
             .collect()
     }
 
-    fn subscribe(&self) -> Result<Running> {
+    /// A subscriber of all events.
+    pub fn subscribe(&self) -> Result<Running> {
         let socket = self.settings.socket();
         Running::start(&["subscriber", socket.to_str().context("the socket is not UTF-8")?])
     }
@@ -200,6 +213,7 @@ impl Bench {
         figures.start_s.push(begun.elapsed().as_secs_f64());
         let mut subscriber = self.subscribe()?;
         wait_for_reports(size, guests, hosts)?;
+        pass(SETTLE);
         let before = count(guests)?;
         // Asked, so that what came before does not count.
         let _: Heard = subscriber.ask()?;
@@ -222,28 +236,29 @@ impl Bench {
         let hosts = count(guests)?.accepted;
         let reader = Running::start(&["reader", folder, &size.to_string()])?;
         wait_for_reports(size, guests, hosts)?;
+        pass(SETTLE);
         figures.reader.push(percent_over_span(reader.pid())?);
         Ok(())
     }
 }
 
-/// Waits until each guest has told its new host everything, and then a little
-/// longer. `hosts` is how many were let in before this one.
-fn wait_for_reports(size: usize, guests: &mut [Running], hosts: usize) -> Result<()> {
+/// Waits until each guest has told its new host everything. `hosts` is how many
+/// were let in before this one.
+pub fn wait_for_reports(size: usize, guests: &mut [Running], hosts: usize) -> Result<()> {
     lab::wait::until("a report of every guest", REPORT_LIMIT, || {
         let count = count(guests)?;
         Ok((count.accepted >= hosts + size && count.reported == size).then_some(()))
-    })?;
-    pass(SETTLE);
-    Ok(())
+    })
 }
 
+/// Lets a time pass.
 #[allow(clippy::disallowed_methods, reason = "what is measured is what happens in a time")]
-fn pass(time: Duration) {
+pub fn pass(time: Duration) {
     std::thread::sleep(time);
 }
 
-fn count(guests: &mut [Running]) -> Result<Count> {
+/// What all guests did so far.
+pub fn count(guests: &mut [Running]) -> Result<Count> {
     let mut sum = Count::default();
     for part in guests {
         let count: Count = part.ask()?;

@@ -9,6 +9,7 @@ use clap::Subcommand;
 use serde::de::DeserializeOwned;
 
 use super::{guests, reader, subscriber};
+use crate::hub_flood::flood;
 
 /// The file in the folder of machines that names all of them, one a line.
 pub const IDS: &str = "ids";
@@ -32,6 +33,13 @@ pub enum Part {
         /// How many.
         count: usize,
     },
+    /// Plays one guest that floods.
+    Flooder {
+        /// The folder of the sockets.
+        folder: PathBuf,
+        /// Which of them is its.
+        index: usize,
+    },
     /// Subscribes to the daemon's events.
     Subscriber {
         /// The daemon's socket.
@@ -44,6 +52,10 @@ pub fn run(part: &Part) -> Result<()> {
     match part {
         Part::Guests { folder, from, count } => guests::run(&sockets(folder, *from, *count)?),
         Part::Reader { folder, count } => reader::run(sockets(folder, 0, *count)?),
+        Part::Flooder { folder, index } => {
+            let socket = sockets(folder, *index, 1)?.pop().context("there are fewer sockets")?;
+            flood(&socket)
+        }
         Part::Subscriber { socket } => subscriber::run(socket),
     }
 }
@@ -82,8 +94,13 @@ impl Running {
 
     /// Asks for what it counted.
     pub fn ask<T: DeserializeOwned>(&mut self) -> Result<T> {
+        self.tell("?")
+    }
+
+    /// Tells it something, and reads what it answers.
+    pub fn tell<T: DeserializeOwned>(&mut self, line: &str) -> Result<T> {
         let questions = self.questions.as_mut().context("it was told to end")?;
-        questions.write_all(b"?\n").context("a part has ended")?;
+        questions.write_all(format!("{line}\n").as_bytes()).context("a part has ended")?;
         Ok(serde_json::from_str(&self.line()?)?)
     }
 
@@ -122,11 +139,23 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
 
 /// A process's resident memory and the anonymous part of it, in KiB.
 pub fn memory_kib(pid: u32) -> Result<[f64; 2]> {
+    Ok([status_kib(pid, "VmRSS:")?, status_kib(pid, "RssAnon:")?])
+}
+
+/// The largest resident memory that a process had since [`reset_peak`], in KiB.
+pub fn peak_kib(pid: u32) -> Result<f64> {
+    status_kib(pid, "VmHWM:")
+}
+
+/// Lets the kernel measure the largest resident memory anew.
+pub fn reset_peak(pid: u32) -> Result<()> {
+    // proc_pid_clear_refs(5).
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").context("the peak cannot be reset")
+}
+
+fn status_kib(pid: u32, name: &str) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        number.with_context(|| format!("{name} is not in the status of {pid}"))
-    };
-    Ok([field("VmRSS:")?, field("RssAnon:")?])
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    number.with_context(|| format!("{name} is not in the status of {pid}"))
 }
