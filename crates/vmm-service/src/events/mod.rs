@@ -39,7 +39,7 @@ pub struct Published {
     /// The word in `event:`.
     pub kind: &'static str,
     /// The compact JSON of [`vmm_api::event::Event`].
-    pub json: String,
+    pub json: Box<str>,
 }
 
 /// What a subscriber gets next.
@@ -85,9 +85,10 @@ impl EventBus {
     pub fn publish(&self, vm: Option<Uuid>, kind: EventKind) {
         let event = Event { vm, at: Timestamp::now(), kind };
         let name = event.kind.word();
-        // Made outside the lock: facts can be long.
+        // Made outside the lock: facts can be long. The ring counts what is
+        // written, so nothing more may be reserved.
         let json = match serde_json::to_string(&event) {
-            Ok(json) => json,
+            Ok(json) => json.into_boxed_str(),
             Err(error) => {
                 tracing::error!(%error, kind = name, "An event has no JSON form and is lost.");
                 return;
