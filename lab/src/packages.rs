@@ -98,6 +98,23 @@ pub const TO_MAKE_DEBIAN: &[Need] = &[
     },
 ];
 
+/// What wounding a host takes, for the tests of what the daemon does then.
+pub const TO_WOUND_THE_HOST: &[Need] = &[
+    Need {
+        evidence: Evidence::Program("mkfs.ext4"),
+        package: "e2fsprogs",
+        purpose: "makes the file systems that fail",
+    },
+    Need {
+        evidence: Evidence::File(FAKETIME),
+        package: "libfaketime",
+        purpose: "sets the daemon's clock, and nobody else's",
+    },
+];
+
+/// What gives a program another clock when it is preloaded.
+pub const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+
 /// What is measured beside our programs.
 pub const TO_MEASURE: &[Need] = &[
     Need {

@@ -74,6 +74,7 @@ pub fn list() -> Result<()> {
 pub fn install() -> Result<Tally> {
     lab::packages::ensure(lab::packages::TO_BOOT_GUESTS, &say)?;
     lab::packages::ensure(lab::packages::TO_MAKE_DEBIAN, &say)?;
+    lab::packages::ensure(lab::packages::TO_WOUND_THE_HOST, &say)?;
     lab::packages::ensure_guest_target(&Tree::locate()?, &say)?;
     Ok(Tally::default())
 }

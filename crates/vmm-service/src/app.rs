@@ -65,9 +65,14 @@ impl App {
         }
         let socket = config.api.socket.clone();
         let mut locks = vec![door::lock_socket(&socket)?];
-        if let StateUrl::Sqlite(path) = &config.state {
-            locks.push(door::lock_state(path)?);
+        let state = match &config.state {
+            StateUrl::Sqlite(path) => Some(path.as_path()),
+            StateUrl::Memory => None,
+        };
+        if let Some(state) = state {
+            locks.push(door::lock_state(state)?);
         }
+        locks.extend(door::lock_machines(&config.qemu.vm_dir, state)?);
         if let Some(images) = &config.images_dir {
             tracing::debug!(folder = %images.display(), "Images are not published yet.");
         }

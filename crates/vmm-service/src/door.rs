@@ -52,6 +52,17 @@ pub fn lock_state(state: &Path) -> Result<Lock> {
     lock_folder(folder)
 }
 
+/// Locks the folder of the machines, which is made if it is not there. `None` when
+/// it is the folder of the state as well, which is locked already.
+pub fn lock_machines(machines: &Path, state: Option<&Path>) -> Result<Option<Lock>> {
+    private_folder(machines)?;
+    let same = |folder: &Path| std::fs::canonicalize(folder).ok();
+    match state.and_then(Path::parent).and_then(same) {
+        Some(folder) if Some(&folder) == same(machines).as_ref() => Ok(None),
+        _ => lock_folder(machines).map(Some),
+    }
+}
+
 /// Locks the name of a socket. The file beside it stays: who removes a lock
 /// file may remove another's.
 pub fn lock_socket(socket: &Path) -> Result<Lock> {
@@ -102,7 +113,7 @@ fn lock(file: File, what: &Path) -> Result<Lock> {
         Ok(()) => Ok(Lock { _file: file }),
         Err(TryLockError::WouldBlock) => bail!(
             "another vmm-service uses {}: stop that one, or give this one another state \
-             (VMM_STATE_URL) and socket (VMM_SOCKET)",
+             (VMM_STATE_URL), socket (VMM_SOCKET) and folder of machines (VMM_VM_DIR)",
             what.display()
         ),
         Err(TryLockError::Error(error)) => {
@@ -123,6 +134,16 @@ mod tests {
         assert!(error.starts_with("another vmm-service uses"), "{error}");
         drop(held);
         lock_folder(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn state_and_machines_may_share_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state.db");
+        let _state = lock_state(&state).unwrap();
+        assert!(lock_machines(folder.path(), Some(&state)).unwrap().is_none());
+        assert!(lock_machines(folder.path(), None).is_err());
+        assert!(lock_machines(&folder.path().join("vms"), Some(&state)).unwrap().is_some());
     }
 
     #[tokio::test]

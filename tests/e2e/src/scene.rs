@@ -227,6 +227,19 @@ pub async fn reported(client: &Client, vm: &str) -> Result<Guest> {
     .await
 }
 
+/// Waits until facts come that were not there before. Not newer ones: tests set
+/// the daemon's clock back.
+pub async fn facts_go_on(client: &Client, vm: &str) -> Result<()> {
+    let before = client.guest(vm).await?.facts_at;
+    let what = format!("new facts of {vm}");
+    until(&what, BOOT_LIMIT, || async {
+        let guest = client.guest(vm).await?;
+        let heard = guest.summary.agent == AgentState::Connected;
+        Ok((heard && guest.facts_at != before).then_some(()))
+    })
+    .await
+}
+
 /// The tokens of all machines that ever ran below a folder.
 fn tokens(vms: &Path) -> Vec<Vec<u8>> {
     let runs = std::fs::read_dir(vms).into_iter().flatten().flatten();

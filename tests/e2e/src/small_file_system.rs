@@ -1,12 +1,12 @@
-//! A file system that is soon full: a tmpfs of a few hundred KiB, mounted for
-//! one test.
+//! File systems for one test: one that is soon full, a tmpfs of a few hundred KiB;
+//! and one that can fail as on a broken disk.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Unmounted with this value.
 pub struct SmallFileSystem {
@@ -41,6 +41,57 @@ impl SmallFileSystem {
                 Err(error) => return Err(error).context("the file system could not be filled"),
             }
         }
+    }
+}
+
+/// An ext4 in a file, which can be had to fail. Unmounted with this value.
+pub struct FailingFileSystem {
+    image: PathBuf,
+    mounted: SmallFileSystem,
+}
+
+impl FailingFileSystem {
+    /// Makes one of `mib` MiB, in a file beside `path`, and mounts it there.
+    pub fn mount(path: PathBuf, mib: u64) -> Result<Self> {
+        std::fs::create_dir(&path)?;
+        let image = path.with_extension("ext4");
+        File::create(&image)?.set_len(mib << 20)?;
+        lab::program::run(Command::new("mkfs.ext4").arg("-q").arg(&image))?;
+        let system = Self { image, mounted: SmallFileSystem { path } };
+        system.mount_again()?;
+        Ok(system)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.mounted.path()
+    }
+
+    /// Fills it to the last byte; removing the file makes the room again.
+    pub fn fill(&self) -> Result<PathBuf> {
+        self.mounted.fill()
+    }
+
+    /// Makes it read-only under the feet of whoever uses it, as the kernel does
+    /// when the disk fails.
+    pub fn fail(&self) -> Result<()> {
+        lab::program::run(Command::new("mount").args(["-o", "remount,abort"]).arg(self.path()))
+    }
+
+    /// Mends and mounts it, once nobody uses it any more.
+    pub fn mend(&self) -> Result<()> {
+        lab::program::run(Command::new("umount").arg(self.path()))?;
+        // 1 is success, too: something was mended.
+        let output = Command::new("e2fsck").arg("-p").arg(&self.image).output()?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(matches!(output.status.code(), Some(0 | 1)), "e2fsck: {said}");
+        self.mount_again()
+    }
+
+    fn mount_again(&self) -> Result<()> {
+        lab::program::run(
+            Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(self.path()),
+        )
     }
 }
 

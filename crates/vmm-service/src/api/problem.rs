@@ -208,6 +208,17 @@ impl From<StoreError> for ApiError {
                      room on it and try again.",
                 )
             }
+            StoreError::Disk(_) => {
+                tracing::error!(error = chain(&error), "The disk that holds the state fails.");
+                Self::new(
+                    StatusCode::INSUFFICIENT_STORAGE,
+                    "disk-fails",
+                    "The state could not be kept",
+                    "Nothing was changed: the disk that holds the daemon's state fails or is \
+                     read-only; the kernel's log says why. Stop the daemon, mend the file system, \
+                     and start it again; the virtual machines run on meanwhile.",
+                )
+            }
             StoreError::Failed { .. } => {
                 tracing::error!(error = chain(&error), "The state store failed.");
                 Self::internal("The state could not be kept or read; the log says why.")

@@ -148,6 +148,9 @@ pub enum StoreError {
     /// The disk that holds the state is full.
     #[error("the disk that holds the state is full")]
     Full(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The disk that holds the state fails, or takes no writes any more.
+    #[error("the disk that holds the state fails or is read-only")]
+    Disk(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The store itself failed: file damaged, and the like.
     #[error("the state could not be {doing}")]
     Failed {

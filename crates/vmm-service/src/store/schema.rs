@@ -263,9 +263,9 @@ impl At<'_> {
                 | ErrorCode::DiskFull
                 | ErrorCode::FileLockingProtocolFailed
                 | ErrorCode::OutOfMemory
-                | ErrorCode::PermissionDenied
-                | ErrorCode::ReadOnly,
+                | ErrorCode::PermissionDenied,
             ) => self.unusable(doing, source),
+            Some(ErrorCode::ReadOnly) => OpenError::ReadOnly { path: self.path() },
             _ => self.damaged(source.to_string()),
         }
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 use vmm_api::operation::Operation;
@@ -282,11 +282,13 @@ fn gone(doing: &'static str) -> StoreError {
     StoreError::Failed { doing, source: "the store's thread has ended".into() }
 }
 
-/// Tells the full disk, which its owner can mend, from everything else.
+/// Tells a disk that is full or broken, which its owner can mend, from everything
+/// else.
 pub(super) fn failure(doing: &'static str, error: &rusqlite::Error) -> StoreError {
     let source = error.to_string().into();
     match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DiskFull) => StoreError::Full(source),
+        Some(ErrorCode::DiskFull) => StoreError::Full(source),
+        Some(ErrorCode::ReadOnly | ErrorCode::SystemIoFailure) => StoreError::Disk(source),
         _ => StoreError::Failed { doing, source },
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 
 /// The lowest number that may be agreed upon. Descriptors that nobody moved lie
 /// far below it.
@@ -14,9 +15,15 @@ pub const FIRST_AGREED: RawFd = 64;
 ///
 /// # Errors
 ///
-/// When the number is taken.
+/// When the number is taken, or beyond the limit on open files.
 pub fn place(fd: &OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
-    let placed = rustix::io::fcntl_dupfd_cloexec(fd, number)?;
+    let placed = rustix::io::fcntl_dupfd_cloexec(fd, number).map_err(|error| match error {
+        // How the kernel says that it lies beyond RLIMIT_NOFILE.
+        Errno::INVAL => io::Error::other(format!(
+            "too many open files: descriptor {number} lies beyond the limit of this process"
+        )),
+        error => error.into(),
+    })?;
     if placed.as_raw_fd() != number {
         return Err(io::Error::other(format!("descriptor {number} is taken")));
     }
@@ -47,7 +54,7 @@ pub fn wait_readable(fds: &[impl AsFd], timeout_ms: Option<i64>) -> io::Result<V
     loop {
         match rustix::event::poll(&mut polls, timeout.as_ref()) {
             Ok(_) => break,
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }

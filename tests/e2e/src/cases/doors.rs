@@ -56,22 +56,29 @@ pub async fn the_socket_is_for_root(scene: Scene) -> Result<()> {
     Ok(())
 }
 
-/// A second daemon on the same state leaves with a sentence, and the first one
-/// does not notice.
+/// A second daemon on the same state, on the same socket or on the same machines
+/// leaves with a sentence, and the first one does not notice.
 pub async fn a_second_daemon_leaves(scene: Scene) -> Result<()> {
     let client = scene.start_daemon().await?;
-    let mut command = Command::new(&scene.stage().programs.daemon);
-    command.env(
-        "VMM_STATE_URL",
-        format!("sqlite://{}", scene.settings().folder.join("state.db").display()),
-    );
-    command.env("VMM_SOCKET", scene.folder().join("second.sock"));
-    command.env("VMM_VM_DIR", scene.settings().vms()).env("VMM_API_PORT", "0");
-    let ended = tokio::process::Command::from(command).kill_on_drop(true).output();
-    let output = tokio::time::timeout(REFUSAL_LIMIT, ended).await.context("it stayed")??;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(!output.status.success() && said.contains("another"), "{}: {said}", output.status);
-    client.health().await?;
+    let (first, second) = (scene.settings(), scene.folder().join("second"));
+    let (state, socket, vms) = (first.folder.join("state.db"), first.socket(), first.vms());
+    let own = [second.join("state.db"), second.join("vmm.sock"), second.join("vms")];
+    let shared = [
+        [&state, &own[1], &own[2]],
+        [&own[0], &socket, &own[2]],
+        [&own[0], &own[1], &vms],
+        [&state, &socket, &vms],
+    ];
+    for [state, socket, vms] in shared {
+        let mut command = Command::new(&scene.stage().programs.daemon);
+        command.env("VMM_STATE_URL", format!("sqlite://{}", state.display()));
+        command.env("VMM_SOCKET", socket).env("VMM_VM_DIR", vms).env("VMM_API_PORT", "0");
+        let ended = tokio::process::Command::from(command).kill_on_drop(true).output();
+        let output = tokio::time::timeout(REFUSAL_LIMIT, ended).await.context("it stayed")??;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success() && said.contains("another"), "{}: {said}", output.status);
+        client.health().await?;
+    }
     Ok(())
 }
 

@@ -3,13 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::qemu::BOOT_LIMIT;
 use rustix::process::{Pid, Signal, kill_process};
 use vmm_api::client::Client;
-use vmm_api::guest::AgentState;
 use vmm_api::vm::{State, Vm};
 
-use crate::scene::{Scene, connected};
+use crate::scene::{Scene, connected, facts_go_on};
 use crate::wait::until;
 
 /// How long the daemon may take to notice what happened to a process.
@@ -113,18 +111,6 @@ pub async fn ends_that_nobody_saw_are_told(scene: Scene) -> Result<()> {
         ensure!(vm.pid.is_none() && vm.state_detail.is_some(), "{vm:?}");
     }
     Ok(())
-}
-
-/// Waits until facts come that are newer than now.
-async fn facts_go_on(client: &Client, vm: &str) -> Result<()> {
-    let before = client.guest(vm).await?.facts_at;
-    let what = format!("new facts of {vm}");
-    until(&what, BOOT_LIMIT, || async {
-        let guest = client.guest(vm).await?;
-        let heard = guest.summary.agent == AgentState::Connected;
-        Ok((heard && guest.facts_at > before).then_some(()))
-    })
-    .await
 }
 
 async fn state_of(client: &Client, vm: &str, state: State) -> Result<Vm> {

@@ -2,6 +2,7 @@
 //! its counts last, and has a short form among the cases that calls the same
 //! function. A soak is an `async fn(Scene, Plan) -> Result<()>` and a line here.
 
+pub mod host_faults;
 pub mod hostile_guests;
 pub mod kills;
 mod plan;
@@ -41,6 +42,12 @@ fn all() -> Vec<Soak> {
             about: "kill -9 of daemon, keeper and QEMU at random moments of every operation",
             rounds: kills::ROUNDS,
             play: |scene, plan| Box::pin(kills::run(scene, plan)),
+        },
+        Soak {
+            name: "host-faults",
+            about: "full and read-only disks, no descriptors, a clock set back and on",
+            rounds: host_faults::ROUNDS,
+            play: |scene, plan| Box::pin(host_faults::run(scene, plan)),
         },
         Soak {
             name: "state-damage",
