@@ -277,17 +277,19 @@ fn line(text: &mut String, name: &str, labels: &[(&str, &str)], value: f64) {
 /// own.
 fn series(text: &mut String, name: &str, known: &str, labels: &[(&str, &str)], value: f64) {
     text.push_str(name);
-    text.push('{');
     let start = text.len();
+    text.push('{');
     text.push_str(known);
     for (key, value) in labels {
         label(text, key, value);
     }
-    // Each label ends with a comma, of which the last is one too many.
+    // Each label ends with a comma, of which the last is one too many, as is
+    // the brace of none.
+    text.pop();
     if text.len() > start {
-        text.pop();
+        text.push('}');
     }
-    writeln!(text, "}} {value}").expect("a String takes everything");
+    writeln!(text, " {value}").expect("a String takes everything");
 }
 
 /// Label values are our own identifiers and checked names, and escaped all the
