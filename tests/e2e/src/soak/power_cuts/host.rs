@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use lab::accel::{self, Accelerator};
 use lab::debian::{self, File};
 use lab::program::{output, tail};
@@ -38,6 +38,8 @@ const STATE_SIZE: u64 = 64 << 20;
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// What PID 1 of the host is, and where.
 const INIT: (&str, &str) = ("/usr/sbin/init-power-cuts", include_str!("init"));
+/// What [`INIT`] says when the daemon ends.
+const DAEMON_ENDED: &str = "vmm-service ended with";
 /// The disk of the VMs, on the host. Nothing boots from it.
 pub const VM_DISK: &str = "/srv/disk.img";
 
@@ -139,6 +141,7 @@ impl Host {
     /// Waits until the daemon answers.
     pub async fn daemon(&self) -> Result<()> {
         let healthy = until("an answer of the host's daemon", BOOT_LIMIT, || async {
+            ensure!(!self.guest.console().contains(DAEMON_ENDED), "the host's daemon has ended");
             let health = self.link.daemon("GET", "/health", None, None).await;
             Ok(health.is_ok().then_some(()))
         });
