@@ -413,4 +413,14 @@ mod tests {
             assert!(error.to_string().contains(right), "{error}");
         }
     }
+
+    #[test]
+    fn the_unit_of_the_host_s_shutdown_is_understood() {
+        let unit = include_str!("../../../config/systemd/infinibay-guests.service");
+        let stop = unit.lines().find_map(|line| line.strip_prefix("ExecStop=/usr/bin/")).unwrap();
+        let words = stop.replace("${FORCE_AFTER}", "60");
+        let cli = Cli::try_parse_from(words.split(' ')).unwrap();
+        let Command::Stop(stop) = cli.command else { panic!("{words}") };
+        assert!(stop.all && stop.force_after == Some(60));
+    }
 }

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 use rustix::process::{Gid, Resource, Rlimit, Uid};
 use rustix::thread::UnshareFlags;
@@ -67,6 +67,7 @@ pub fn spawn(
                 rustix::thread::unshare_unsafe(UnshareFlags::NEWNET)?;
             }
             settle_signals();
+            be_no_exception()?;
             limit(Resource::Core, 0)?;
             limit(Resource::Nofile, open_files)?;
             rustix::process::umask(Mode::RWXG | Mode::RWXO);
@@ -82,6 +83,16 @@ pub fn spawn(
         });
     }
     command.spawn()
+}
+
+/// When memory runs out the daemon goes last, as its unit says; a machine goes as
+/// any other program does, or a guest that asks for too much would take
+/// everybody else's.
+fn be_no_exception() -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let score = rustix::fs::open(c"/proc/self/oom_score_adj", flags, Mode::empty())?;
+    rustix::io::write(&score, b"0")?;
+    Ok(())
 }
 
 /// What the keeper ignores must be able to end its children; but a child must
