@@ -94,6 +94,28 @@ pub async fn daemon_and_keeper_killed_together(scene: Scene) -> Result<()> {
     Ok(())
 }
 
+/// Everything in the daemon's process group is killed at once, as a terminal or
+/// a supervisor does: keeper and QEMU are in a session of their own. On a host
+/// without systemd and without control groups that alone keeps a VM running.
+pub async fn a_vm_outlives_the_daemons_process_group_and_session(scene: Scene) -> Result<()> {
+    let client = scene.start_daemon().await?;
+    let before = scene.boot(&client, &scene.spec("web")).await?;
+    let daemon = scene.daemon_pid()?;
+    let keeper = keeper_of(&before)?;
+    for pid in [keeper, before.pid.context("it has no process")?] {
+        let (own, daemons) = (session_of(pid)?, session_of(daemon)?);
+        ensure!(own.0 != daemons.0 && own.1 != daemons.1, "{own:?} is {daemons:?} of the daemon");
+    }
+    let group = i32::try_from(daemon).ok().and_then(Pid::from_raw).context("no such group")?;
+    rustix::process::kill_process_group(group, Signal::KILL)?;
+    scene.kill_daemon()?;
+    let client = scene.start_daemon().await?;
+    let after = connected(&client, "web").await?;
+    ensure!(after.state == State::Running && after.pid == before.pid, "{after:?}");
+    ensure!(keeper_of(&after)? == keeper, "it has another keeper");
+    facts_go_on(&client, "web").await
+}
+
 /// What happened while the daemon was away is told when it is back.
 pub async fn ends_that_nobody_saw_are_told(scene: Scene) -> Result<()> {
     let client = scene.start_daemon().await?;
@@ -132,6 +154,15 @@ fn keeper_of(vm: &Vm) -> Result<u32> {
     let keeps = arguments.split(|&byte| byte == 0).any(|argument| argument == b"keep");
     ensure!(keeps, "QEMU's parent {parent} is no keeper");
     Ok(parent)
+}
+
+/// A process's group and session.
+fn session_of(pid: u32) -> Result<(u32, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after_name = stat.rsplit_once(')').context("the kernel's line has another form")?.1;
+    let mut fields = after_name.split_whitespace().skip(2);
+    let mut next = || anyhow::Ok(fields.next().context("the line is too short")?.parse()?);
+    Ok((next()?, next()?))
 }
 
 fn signal(pid: Option<u32>, signal: Signal) -> Result<()> {

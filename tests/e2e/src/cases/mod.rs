@@ -57,6 +57,7 @@ pub fn all() -> Vec<Case> {
         faults::a_killed_daemon_finds_its_vms_again,
         faults::a_killed_keeper_leaves_the_vm_running,
         faults::daemon_and_keeper_killed_together,
+        faults::a_vm_outlives_the_daemons_process_group_and_session,
         faults::ends_that_nobody_saw_are_told,
         kills::at_random_moments,
         host_faults::a_damaged_state_is_refused_or_read_as_it_was,

@@ -5,13 +5,14 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use super::super::{Launch, MachineError, StartError};
 use super::LOOK;
 use super::accel::{self, Verdict};
+use super::ask::ask;
 use super::command_line::MachineType;
 use super::config::QemuConfig;
 use super::keeper_process;
@@ -24,6 +25,10 @@ use crate::keeper::records::{self, LaunchRecord, Report};
 use crate::sys::confine::User;
 use crate::sys::process::Pidfd;
 use crate::sys::{files, kvm};
+
+/// How long QEMU may take to tell what it can do: it answers within a tenth of a
+/// second, from a slow disk within some.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// This host, as machines see it.
 pub(super) struct Host {
@@ -247,8 +252,7 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 }
 
 fn newest_machine_type(qemu: &Path) -> io::Result<Option<MachineType>> {
-    let output = std::process::Command::new(qemu).args(["-machine", "help"]).output()?;
-    Ok(newest(&String::from_utf8_lossy(&output.stdout)))
+    Ok(newest(&ask(qemu, &["-machine", "help"], ANSWER)?))
 }
 
 fn newest(help: &str) -> Option<MachineType> {

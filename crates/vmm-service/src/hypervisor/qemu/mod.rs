@@ -4,6 +4,7 @@
 //! an empty network namespace. docs/host.md shows it to operators.
 
 mod accel;
+mod ask;
 mod command_line;
 pub mod config;
 mod host;

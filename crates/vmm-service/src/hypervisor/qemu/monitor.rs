@@ -117,6 +117,7 @@ pub(super) struct Monitor {
     asked: Option<Instant>,
     heard: Instant,
     is_lost: bool,
+    shutdown: CancellationToken,
 }
 
 enum Pending {
@@ -178,19 +179,21 @@ impl Monitor {
             asked: None,
             heard: Instant::now(),
             is_lost: false,
+            shutdown: CancellationToken::new(),
         })
     }
 
     /// Runs until the machine has ended, the driver has let go of it, or the
     /// daemon shuts down; the machine runs on in the last two.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        self.shutdown = shutdown;
         let mut ticks = interval(self.timing.ping);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         if self.connection.is_some() {
             self.ask(Pending::Chardevs, "query-chardev").await;
         }
         loop {
-            let step = self.next_step(&mut ticks, &shutdown).await;
+            let step = self.next_step(&mut ticks).await;
             let told = match step {
                 Step::Stop => return,
                 Step::QemuEnded => return self.finish().await,
@@ -214,16 +217,12 @@ impl Monitor {
         }
     }
 
-    async fn next_step(
-        &mut self,
-        ticks: &mut tokio::time::Interval,
-        shutdown: &CancellationToken,
-    ) -> Step {
+    async fn next_step(&mut self, ticks: &mut tokio::time::Interval) -> Step {
         // In this order: a QEMU that never stops talking holds up nothing else.
         // What it said before its end is heard at its end.
         tokio::select! {
             biased;
-            () = shutdown.cancelled() => Step::Stop,
+            () = self.shutdown.cancelled() => Step::Stop,
             () = self.events.closed() => Step::Stop,
             () = self.qemu.ended() => Step::QemuEnded,
             () = ended(self.keeper.as_ref()) => Step::KeeperEnded,
@@ -390,7 +389,9 @@ impl Monitor {
         let opening = timeout(self.timing.handshake, Connection::open(&self.socket));
         let opened = tokio::select! {
             opened = opening => opened,
+            // The loop sees each of these next.
             () = self.qemu.ended() => return Ok(()),
+            () = self.shutdown.cancelled() => return Ok(()),
         };
         match opened {
             Ok(Ok(connection)) => {
@@ -532,6 +533,52 @@ mod tests {
             let answer = json!({ "return": value, "id": command["id"] });
             stream.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
         }
+    }
+
+    // host-vmm.md 1.5: "QMP reconnect loop without cancel; no listener on
+    // reconnect failure".
+    #[tokio::test]
+    async fn a_monitor_that_is_being_connected_again_ends_with_the_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("qmp.sock");
+        let mut qemu = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        for greets in [false, true] {
+            let (_requests, requests) = mpsc::channel(1);
+            let (events, mut heard) = mpsc::channel(64);
+            // One that takes a connection and says nothing, for ever.
+            let listener = greets.then(|| UnixListener::bind(&socket).unwrap());
+            let monitor = Monitor::new(Setup {
+                id: Uuid::nil(),
+                dir: dir.path().to_owned(),
+                socket: socket.clone(),
+                connection: None,
+                state: RunState::Running,
+                qemu: Pidfd::open(qemu.id()).unwrap().unwrap(),
+                keeper: None,
+                requests,
+                events,
+                timing: Timing {
+                    ping: Duration::from_millis(20),
+                    silence: SOON,
+                    handshake: 60 * SOON,
+                },
+            });
+            let shutdown = CancellationToken::new();
+            let task = tokio::spawn(monitor.unwrap().run(shutdown.clone()));
+            let told = async {
+                if let Some(listener) = &listener {
+                    return Some(listener.accept().await.unwrap());
+                }
+                // Nobody listens: that is told, and tried again.
+                while !matches!(heard.recv().await, Some(MachineEvent::MonitorLost(_))) {}
+                None
+            };
+            let _held = timeout(SOON, told).await.unwrap();
+            shutdown.cancel();
+            timeout(SOON, task).await.expect("it ends with the daemon").unwrap();
+        }
+        qemu.kill().unwrap();
+        qemu.wait().unwrap();
     }
 
     #[tokio::test]

@@ -65,6 +65,7 @@ fn full(scene: &Scene, name: &str, random: &mut Rng) -> Result<VmSpec> {
     Ok(VmSpec {
         vcpus: random.u32(1..=u32::try_from(processors)?),
         memory_mib: random.u64(64..=512),
+        autostart: random.bool(),
         nics: vec![
             NicSpec { network: Network::Isolated, mac: Some(mac) },
             NicSpec { network: Network::Passt, mac: None },
