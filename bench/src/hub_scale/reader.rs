@@ -2,11 +2,15 @@
 //! the same bytes and read them into the same types, and to do nothing more.
 
 use std::cell::RefCell;
-use std::io::{ErrorKind, Read};
+use std::future::poll_fn;
+use std::io::Read;
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 
 use anyhow::Result;
 use guest_protocol::codec::{Decoder, Frame, MAX_FEED_BYTES, parse_guest_message};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
@@ -33,26 +37,24 @@ pub fn run(sockets: Vec<PathBuf>) -> Result<()> {
     })
 }
 
-async fn read(stream: UnixStream) -> Result<()> {
+async fn read(mut stream: UnixStream) -> Result<()> {
     let mut decoder = Decoder::default();
     loop {
-        stream.readable().await?;
-        let open = SCRATCH.with_borrow_mut(|scratch| match stream.try_read(scratch) {
-            Ok(0) => Ok(false),
-            Ok(read) => {
-                decoder.feed(&scratch[..read]);
-                Ok(true)
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(true),
-            Err(error) => Err(error),
-        })?;
+        let read = poll_fn(|context| {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                ready!(Pin::new(&mut stream).poll_read(context, &mut buffer))?;
+                decoder.feed(buffer.filled());
+                Poll::Ready(std::io::Result::Ok(buffer.filled().len()))
+            })
+        });
+        if read.await? == 0 {
+            return Ok(());
+        }
         while let Some(frame) = decoder.next_frame() {
             if let Frame::Object(object) = frame {
                 drop(parse_guest_message(object)?);
             }
-        }
-        if !open {
-            return Ok(());
         }
     }
 }

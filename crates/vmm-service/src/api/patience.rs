@@ -2,8 +2,8 @@
 //! keep its connection, and what is to be sent on it, for ever.
 //!
 //! Streams of events are exempt. A stopped watcher costs a connection, one
-//! event in hyper's buffer and a place in the ring, and is told what it missed
-//! when it goes on.
+//! piece of events in hyper's buffer and a place in the ring, and is told what it
+//! missed when it goes on.
 
 use std::future::Future;
 use std::io::{self, IoSlice};

@@ -5,6 +5,7 @@
 //! everybody, so a subscriber costs a place in it and nothing more, however
 //! slow it is.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,12 +16,16 @@ use vmm_api::event::{Event, EventId, EventKind};
 
 /// How many events the ring holds unless the caller says otherwise: at the
 /// busiest that is planned for (10,000 events a second) a subscriber may fall
-/// 0.4 s behind, and a quiet host's browser may be away for hours.
-pub const DEFAULT_CAPACITY: usize = 4096;
+/// 1.6 s behind, and a quiet host's browser may be away for hours.
+pub const DEFAULT_CAPACITY: usize = 16 * 1024;
 
 /// How many bytes of JSON the ring holds. Facts may be 1 MiB each, so a count
 /// of events alone would let guests choose how much memory the daemon uses.
 const MAX_RING_BYTES: usize = 16 * 1024 * 1024;
+
+/// What stays of the memory in which a thread makes JSON, in bytes: more than a
+/// usual guest's facts.
+const MAX_RETAINED_JSON_BYTES: usize = 64 * 1024;
 
 /// Where everybody publishes. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -32,14 +37,20 @@ pub struct EventBus {
 /// subscribers.
 #[derive(Debug)]
 pub struct Published {
-    /// Its place.
-    pub id: EventId,
+    /// Its place in this run's stream.
+    sequence: u64,
     /// The VM that it concerns.
     pub vm: Option<Uuid>,
     /// The word in `event:`.
     pub kind: &'static str,
     /// The compact JSON of [`vmm_api::event::Event`].
     pub json: Box<str>,
+}
+
+thread_local! {
+    /// Where an event's JSON is made, which then takes no more memory in the
+    /// ring than it needs.
+    static JSON: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What a subscriber gets next.
@@ -85,10 +96,9 @@ impl EventBus {
     pub fn publish(&self, vm: Option<Uuid>, kind: EventKind) {
         let event = Event { vm, at: Timestamp::now(), kind };
         let name = event.kind.word();
-        // Made outside the lock: facts can be long. The ring counts what is
-        // written, so nothing more may be reserved.
-        let json = match serde_json::to_string(&event) {
-            Ok(json) => json.into_boxed_str(),
+        // Made outside the lock: facts can be long.
+        let json = match to_json(&event) {
+            Ok(json) => json,
             Err(error) => {
                 tracing::error!(%error, kind = name, "An event has no JSON form and is lost.");
                 return;
@@ -99,8 +109,8 @@ impl EventBus {
             if ring.closed {
                 return;
             }
-            let id = EventId { epoch: self.shared.epoch.clone(), sequence: ring.next };
-            ring.push(Arc::new(Published { id, vm, kind: name, json }));
+            let sequence = ring.next;
+            ring.push(Arc::new(Published { sequence, vm, kind: name, json }));
             ring.evict(self.shared.capacity, self.shared.max_bytes);
         }
         self.shared.changed.notify_waiters();
@@ -180,6 +190,11 @@ impl Subscriber {
         self
     }
 
+    /// The place of an event that this gave.
+    pub fn place_of(&self, event: &Published) -> EventId {
+        EventId { epoch: self.shared.epoch.clone(), sequence: event.sequence }
+    }
+
     /// The place right before what comes next: to subscribe since it is to go
     /// on from here.
     pub fn place(&self) -> EventId {
@@ -193,14 +208,15 @@ impl Subscriber {
             // Made before the look at the ring, so that what is published
             // between the look and the wait wakes it.
             let changed = shared.changed.notified();
-            if let Some(next) = self.poll_ring() {
+            if let Some(next) = self.try_next() {
                 return next;
             }
             changed.await;
         }
     }
 
-    fn poll_ring(&mut self) -> Option<Next> {
+    /// The next thing, if it is there already.
+    pub fn try_next(&mut self) -> Option<Next> {
         let shared = Arc::clone(&self.shared);
         let ring = shared.lock();
         if std::mem::take(&mut self.unknown) {
@@ -313,6 +329,17 @@ impl Ring {
             }
         }
     }
+}
+
+fn to_json(event: &Event) -> serde_json::Result<Box<str>> {
+    JSON.with_borrow_mut(|bytes| {
+        bytes.clear();
+        serde_json::to_writer(&mut *bytes, event)?;
+        let json = str::from_utf8(bytes).expect("serde_json writes UTF-8");
+        let json = Box::from(json);
+        bytes.shrink_to(MAX_RETAINED_JSON_BYTES);
+        Ok(json)
+    })
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ fn now(subscriber: &mut Subscriber) -> Option<Next> {
 
 fn sequence(next: Option<Next>) -> u64 {
     match next {
-        Some(Next::Event(event)) => event.id.sequence,
+        Some(Next::Event(event)) => event.sequence,
         other => panic!("expected an event, got {other:?}"),
     }
 }
@@ -44,7 +44,9 @@ fn the_kind_is_the_word_in_the_json() {
         let value: Value = serde_json::from_str(&event.json).unwrap();
         assert_eq!(json.kind, kind);
         assert_eq!(value["kind"], event.kind);
-        assert_eq!(event.id.to_string().parse::<EventId>().unwrap(), event.id);
+        let place = subscriber.place_of(&event);
+        assert_eq!(place, subscriber.place());
+        assert_eq!(place.to_string().parse::<EventId>().unwrap(), place);
     }
 }
 
@@ -163,7 +165,7 @@ impl Told {
             Some(Next::Event(event)) => {
                 // The next one that it does not know of: nothing skipped
                 // unsaid, nothing twice.
-                assert_eq!(event.id.sequence, mine[self.known]);
+                assert_eq!(event.sequence, mine[self.known]);
                 self.known += 1;
                 true
             }

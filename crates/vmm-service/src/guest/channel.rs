@@ -4,14 +4,18 @@
 //! reads costs one small buffer.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::path::PathBuf;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use guest_protocol::codec::{Decoder, Discard, Frame, MAX_FEED_BYTES};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::net::unix::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, sleep_until};
@@ -136,9 +140,9 @@ impl Channel {
                 connected = UnixStream::connect(&self.socket) => connected,
             };
             match connected {
-                Ok(stream) => {
+                Ok(mut stream) => {
                     self.state.connected();
-                    if self.serve(&stream).await {
+                    if self.serve(&mut stream).await {
                         retry = self.pace.retry;
                     }
                     drop(stream);
@@ -176,7 +180,8 @@ impl Channel {
     }
 
     /// Serves one connection until it ends; says whether the guest spoke.
-    async fn serve(&mut self, stream: &UnixStream) -> bool {
+    async fn serve(&mut self, stream: &mut UnixStream) -> bool {
+        let (mut reader, writer) = stream.split();
         let mut seen = *self.signals.borrow_and_update();
         let now = Instant::now();
         let mut link = Link {
@@ -216,20 +221,22 @@ impl Channel {
                     }
                     seen = signals;
                 }
-                ready = stream.writable(), if !link.out.is_empty() => {
-                    if let Err(error) = ready.and_then(|()| self.write(stream, &mut link)) {
+                ready = writer.writable(), if !link.out.is_empty() => {
+                    if let Err(error) = ready.and_then(|()| self.write(&writer, &mut link)) {
                         break Err(error);
                     }
                 }
-                ready = stream.readable(), if link.paused.is_none() => {
-                    match ready.and_then(|()| read(stream, &mut link)) {
-                        // There is more, and others wait for this thread.
-                        Ok(Some(MAX_FEED_BYTES)) => yield_now().await,
-                        Ok(Some(_)) => {}
-                        Ok(None) => break Ok(()),
-                        Err(error) => break Err(error),
+                read = read(&mut reader, &mut link.decoder), if link.paused.is_none() => match read {
+                    Ok(0) => break Ok(()),
+                    Ok(bytes) => {
+                        link.read += bytes as u64;
+                        if bytes == MAX_FEED_BYTES {
+                            // There is more, and others wait for this thread.
+                            yield_now().await;
+                        }
                     }
-                }
+                    Err(error) => break Err(error),
+                },
                 // One at a time: the next when this one is written.
                 order = self.orders.recv(), if link.out.is_empty() => match order {
                     Some(order) if seen.open && self.session.confirmed() => {
@@ -293,7 +300,7 @@ impl Channel {
     }
 
     /// Writes what the socket takes.
-    fn write(&mut self, stream: &UnixStream, link: &mut Link) -> io::Result<()> {
+    fn write(&mut self, stream: &WriteHalf<'_>, link: &mut Link) -> io::Result<()> {
         match stream.try_write(&link.out[link.written..]) {
             Ok(written) => link.written += written,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -324,18 +331,20 @@ impl Channel {
     }
 }
 
-/// Reads once, and says how much; `None` when the other end closed.
-fn read(stream: &UnixStream, link: &mut Link) -> io::Result<Option<usize>> {
-    SCRATCH.with_borrow_mut(|scratch| match stream.try_read(scratch) {
-        Ok(0) => Ok(None),
-        Ok(read) => {
-            link.decoder.feed(&scratch[..read]);
-            link.read += read as u64;
-            Ok(Some(read))
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Some(0)),
-        Err(error) => Err(error),
+/// Reads once, and says how much; zero when the other end closed. Cancel-safe.
+///
+/// By `poll_read`, which sees by a short read that there is no more: `try_read`
+/// would have to be called again to hear it, with each report.
+async fn read(stream: &mut ReadHalf<'_>, decoder: &mut Decoder) -> io::Result<usize> {
+    poll_fn(|context| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer))?;
+            decoder.feed(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
     })
+    .await
 }
 
 /// Between half of `time` and all of it, so that thousands of channels which

@@ -2,13 +2,17 @@
 //! limits, and shown as typed facts as far as they fit. Apart from the rest of
 //! what is known of a guest because everything here is about hostile JSON.
 
+use std::cell::RefCell;
+
 use guest_protocol::facts::Facts;
 use guest_protocol::limits::{
     MAX_FACTS_BYTES, MAX_FACTS_CONTAINERS, MAX_FACTS_KEYS, MAX_FACTS_VALUES,
 };
 use guest_protocol::merge_patch::{self, Size};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+
+use super::packed;
 
 /// Why a report was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,30 +33,52 @@ pub(super) struct Weight {
     containers: usize,
 }
 
+/// How much more memory than needed facts may keep, in bytes. Their length
+/// changes a little with most reports, and to move them each time would leave
+/// gaps all over the heap.
+const MAX_SLACK_BYTES: usize = 512;
+
+/// What stays of the memory in which a thread merges, in bytes: more than the
+/// facts of a usual guest.
+const MAX_MERGED_BYTES: usize = 64 * 1024;
+
 /// What a guest has told so far.
 #[derive(Debug)]
 pub(super) struct MergedFacts {
-    value: Value,
-    /// At least as much as `value` weighs: patches are added up, and only when
-    /// the sum passes the limits is `value` weighed again. Most patches replace
-    /// what is there, so this happens once in thousands of reports.
+    /// An object.
+    packed: Vec<u8>,
+    /// At least as much as the facts weigh: patches are added up, and only when
+    /// the sum passes the limits are the facts weighed again. Most patches
+    /// replace what is there, so this happens once in thousands of reports.
     bound: Weight,
+}
+
+thread_local! {
+    /// Where patches are merged. One for a thread: most guests are silent at
+    /// any moment.
+    static MERGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Default for MergedFacts {
     fn default() -> Self {
-        let value = Value::Object(Map::new());
-        Self { bound: Weight::of(&value), value }
+        let nothing = Value::Object(Map::new());
+        let mut packed = Vec::new();
+        packed::merge(None, &nothing, &mut packed);
+        Self { packed, bound: Weight::of(&nothing) }
     }
 }
 
 impl MergedFacts {
     /// Takes `facts`, which weigh `added`, as everything there is.
     pub(super) fn replace(&mut self, facts: &Value, added: Weight) -> Result<(), Rejected> {
-        let mut fresh = Self::default();
-        fresh.merge(facts, added)?;
-        *self = fresh;
-        Ok(())
+        if !facts.is_object() {
+            return Err(Rejected::NotAnObject);
+        }
+        MERGED.with_borrow_mut(|merged| {
+            merged.clear();
+            packed::merge(None, facts, merged);
+            self.keep(merged, added)
+        })
     }
 
     /// Merges a patch, which weighs `added`. When it is rejected, nothing has
@@ -61,25 +87,29 @@ impl MergedFacts {
         if !patch.is_object() {
             return Err(Rejected::NotAnObject);
         }
-        if !self.bound.plus(added).fits() {
-            self.bound = Weight::of(&self.value);
-        }
-        let sum = self.bound.plus(added);
-        if sum.fits() {
-            merge_patch::apply(&mut self.value, patch);
-            self.bound = sum;
-            return Ok(());
-        }
-        // It may still fit, because a patch replaces and removes. Only facts
-        // near the limits pay for the copy.
-        let mut value = self.value.clone();
-        merge_patch::apply(&mut value, patch);
-        let bound = Weight::of(&value);
+        MERGED.with_borrow_mut(|merged| {
+            merged.clear();
+            packed::merge(Some(&self.packed), patch, merged);
+            self.keep(merged, self.bound.plus(added))
+        })
+    }
+
+    /// Takes what was merged, which weighs at most `bound`.
+    fn keep(&mut self, merged: &mut Vec<u8>, mut bound: Weight) -> Result<(), Rejected> {
         if !bound.fits() {
-            return Err(Rejected::OverLimit);
+            // It may fit all the same, because a patch replaces and removes.
+            bound = Weight::of(&packed::unpack(merged));
         }
-        *self = Self { value, bound };
-        Ok(())
+        let fits = bound.fits();
+        if fits {
+            self.bound = bound;
+            self.packed.clear();
+            self.packed.shrink_to(merged.len() + MAX_SLACK_BYTES);
+            self.packed.reserve_exact(merged.len());
+            self.packed.extend_from_slice(merged);
+        }
+        merged.shrink_to(MAX_MERGED_BYTES);
+        if fits { Ok(()) } else { Err(Rejected::OverLimit) }
     }
 
     /// The facts as far as they fit their types, and how many sections do not.
@@ -98,8 +128,8 @@ impl MergedFacts {
         (facts, misfits)
     }
 
-    fn section<'a, T: Deserialize<'a>>(&'a self, name: &str, misfits: &mut u64) -> Option<T> {
-        let section = T::deserialize(self.value.get(name)?).ok();
+    fn section<T: DeserializeOwned>(&self, name: &str, misfits: &mut u64) -> Option<T> {
+        let section = T::deserialize(packed::member(&self.packed, name)?).ok();
         *misfits += u64::from(section.is_none());
         section
     }
@@ -191,6 +221,10 @@ mod tests {
         facts.merge(patch, Weight::of(patch))
     }
 
+    fn value(facts: &MergedFacts) -> Value {
+        packed::unpack(&facts.packed)
+    }
+
     proptest! {
         #[test]
         fn whatever_a_guest_tells_nothing_breaks_and_no_null_stays(
@@ -200,7 +234,7 @@ mod tests {
             for (full, report) in reports {
                 let told = if full { replace(&mut facts, &report) } else { merge(&mut facts, &report) };
                 prop_assert_eq!(told.is_err(), !report.is_object());
-                let weight = Weight::of(&facts.value);
+                let weight = Weight::of(&value(&facts));
                 prop_assert!(weight.size.bytes <= facts.bound.size.bytes);
                 prop_assert!(weight.size.keys <= facts.bound.size.keys);
                 prop_assert!(weight.values <= facts.bound.values);
@@ -232,7 +266,7 @@ mod tests {
     fn a_patch_beyond_the_limits_changes_nothing() {
         let mut facts = MergedFacts::default();
         replace(&mut facts, &json!({"a": "x".repeat(700_000)})).unwrap();
-        let before = facts.value.clone();
+        let before = value(&facts);
         let long = json!({"b": "x".repeat(400_000)});
         assert_eq!(merge(&mut facts, &long), Err(Rejected::OverLimit));
         let keys: Map<String, Value> =
@@ -242,10 +276,10 @@ mod tests {
         assert_eq!(merge(&mut facts, &elements), Err(Rejected::OverLimit));
         let holders = json!({"d": vec![json!({}); MAX_FACTS_CONTAINERS]});
         assert_eq!(merge(&mut facts, &holders), Err(Rejected::OverLimit));
-        assert_eq!(facts.value, before);
+        assert_eq!(value(&facts), before);
         // A patch that makes room fits although the sum does not.
         merge(&mut facts, &json!({"a": null, "b": "x".repeat(900_000)})).unwrap();
-        assert!(facts.value.get("a").is_none());
+        assert!(value(&facts).get("a").is_none());
     }
 
     #[test]
@@ -254,6 +288,6 @@ mod tests {
         for round in 0..100 {
             merge(&mut facts, &json!({"a": "x".repeat(100_000), "round": round})).unwrap();
         }
-        assert_eq!(facts.value["round"], 99);
+        assert_eq!(value(&facts)["round"], 99);
     }
 }

@@ -5,5 +5,6 @@ mod budget;
 mod channel;
 mod facts;
 pub mod hub;
+mod packed;
 mod session;
 mod state;
