@@ -117,8 +117,13 @@ impl Ears {
 
     fn tell(&mut self) -> Heard {
         let mut delays = std::mem::take(&mut self.delays_ns);
+        let reports = delays.len();
+        if reports == 0 {
+            // JSON has no number for what was not measured.
+            delays.push(0);
+        }
         Heard {
-            reports: delays.len(),
+            reports,
             lost: std::mem::take(&mut self.lost),
             missed: std::mem::take(&mut self.missed),
             p50_us: percentile_us(&mut delays, 50),

@@ -59,9 +59,8 @@ impl App {
     /// Opens everything: locks, state, hypervisor, VMs, doors. Nothing is left
     /// behind when it fails.
     pub async fn build(config: &Config) -> Result<Self> {
-        match host::raise_open_files() {
-            Ok(limit) => tracing::info!(limit, "This is how many files may be open."),
-            Err(error) => tracing::warn!(%error, "The limit on open files could not be raised."),
+        if let Err(error) = host::raise_open_files() {
+            tracing::warn!(%error, "The limit on open files could not be raised.");
         }
         let socket = config.api.socket.clone();
         let mut locks = vec![door::lock_socket(&socket)?];
@@ -97,6 +96,7 @@ impl App {
         let host = Host { memory_mib: host::memory_mib(), processors: host::processors() };
         let registry =
             Registry::load(Arc::new(shared), host).await.context("the VMs could not be read")?;
+        tell_open_files(host::open_files(), registry.len());
         let unix = door::bind(&socket)?;
         let autostarted = config.qemu.vm_dir.join(AUTOSTARTED);
         Ok(Self {
@@ -171,6 +171,24 @@ async fn autostart(registry: Registry, record: PathBuf, closing: CancellationTok
         status.push_str(&format!(" Not started: {}.", failed.join(", ")));
     }
     notify(NotifyState::Status(&status));
+}
+
+/// Who learns of the limit only when it is reached has guests that nobody hears.
+fn tell_open_files(limit: u64, known: usize) {
+    let (suffices_for, known) = (host::vms_with(limit), known as u64);
+    if suffices_for >= known {
+        tracing::info!(limit, suffices_for, "So many files may be open, for so many running VMs.");
+        return;
+    }
+    let needed = host::open_files_for(known);
+    tracing::warn!(
+        limit,
+        suffices_for,
+        known,
+        needed,
+        "Too few files may be open for all known VMs to run at a time: give the daemon more \
+         (LimitNOFILE= in its unit, or ulimit -Hn) and restart it."
+    );
 }
 
 async fn within(who: &str, work: impl Future<Output = ()>) {

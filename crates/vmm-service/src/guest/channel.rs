@@ -25,6 +25,7 @@ use uuid::Uuid;
 use super::budget::{Budget, Cost, Limits};
 use super::session::{Order, Session};
 use super::state::GuestState;
+use crate::sys::host::is_out_of_files;
 
 /// The first wait before another try to connect: at a VM's start the socket is
 /// there before the daemon is told, so a failure means that QEMU is going.
@@ -148,6 +149,15 @@ impl Channel {
                     drop(stream);
                     self.session.renew();
                     warned = false;
+                }
+                Err(error) if is_out_of_files(&error) && !warned => {
+                    warned = true;
+                    let vm = self.state.vm();
+                    tracing::error!(
+                        %vm, %error,
+                        "Nothing is heard of a guest, for too many files are open: give the daemon \
+                         more (LimitNOFILE= in its unit, or ulimit -Hn) and restart it. Trying on."
+                    );
                 }
                 Err(error) if retry == LAST_RETRY && !warned => {
                     warned = true;

@@ -5,7 +5,7 @@
 //! the host, and a token of ours among its arguments.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -67,11 +67,10 @@ impl Pidfd {
     /// When the runtime cannot take it.
     #[expect(unsafe_code, reason = "tokio takes foreign descriptors only so")]
     pub fn watch(self) -> io::Result<Watch> {
-        let own = self.0.try_clone()?;
-        // SAFETY: the descriptor is owned by what is registered, and shared with
+        // SAFETY: the descriptor is owned by what is registered, and given to
         // nobody, so it stays open and the same for as long.
-        let registered = unsafe { AsyncFd::register_with_interest(own, Interest::READABLE)? };
-        Ok(Watch { pidfd: self, registered })
+        let registered = unsafe { AsyncFd::register_with_interest(self, Interest::READABLE)? };
+        Ok(Watch { registered })
     }
 
     /// Another hold on the same process.
@@ -100,10 +99,15 @@ impl AsFd for Pidfd {
     }
 }
 
+impl AsRawFd for Pidfd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 /// A process whose end a task waits for.
 pub struct Watch {
-    pidfd: Pidfd,
-    registered: AsyncFd<OwnedFd>,
+    registered: AsyncFd<Pidfd>,
 }
 
 impl Watch {
@@ -118,7 +122,7 @@ impl Watch {
 
     /// The process.
     pub fn pidfd(&self) -> &Pidfd {
-        &self.pidfd
+        self.registered.get_ref()
     }
 }
 

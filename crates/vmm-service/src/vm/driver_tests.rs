@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde_json::json;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -20,7 +21,7 @@ use crate::guest::hub::Hub;
 use crate::hypervisor::simulated::SimulatedHypervisor;
 use crate::hypervisor::{Exit, Hypervisor, Launch};
 use crate::store::hooked::{Access, Hook, Hooked};
-use crate::store::{MemoryStore, Store, StoreError};
+use crate::store::{MemoryStore, Store, StoreError, VmRecord};
 
 /// Longer than anything here takes, shorter than a developer's patience.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -388,6 +389,41 @@ async fn a_machine_that_could_not_be_identified_is_looked_at_again() {
     assert_eq!(daemon.state(id).0, State::Running);
     daemon.hypervisor.control(id).exit(Exit::Status(0)).await;
     daemon.reaches(id, State::Stopped).await;
+}
+
+/// Start-up with as many VMs as one host is planned for, half of which run.
+#[tokio::test]
+async fn ten_thousand_vms_are_back_after_a_restart() {
+    const VMS: usize = 10_000;
+    let daemon = Daemon::new().await;
+    let spec = daemon.spec("any");
+    for index in 0..VMS {
+        let id = Uuid::new_v4();
+        let state = if index % 2 == 0 { State::Running } else { State::Stopped };
+        let record = VmRecord {
+            id,
+            spec: VmSpec { name: format!("vm-{index:05}"), ..spec.clone() },
+            machine_type: "pc-q35-7.2".to_owned(),
+            state,
+            state_detail: None,
+            created_at: Timestamp::now(),
+            state_changed_at: Timestamp::now(),
+        };
+        daemon.store.insert_vm(&record, None).await.unwrap();
+        if state == State::Running {
+            std::fs::write(daemon.folder.path().join(format!("{id}.run")), "running").unwrap();
+        }
+    }
+    let begun = std::time::Instant::now();
+    let daemon = daemon.restart().await;
+    let vms = daemon.registry.list();
+    println!("{VMS} VMs were found and listed after {:.1?}", begun.elapsed());
+    assert_eq!(vms.len(), VMS);
+    assert!(vms.iter().map(|vm| &vm.spec.name).is_sorted());
+    let running = vms.iter().filter(|vm| vm.state == State::Running).count();
+    assert_eq!(running, VMS / 2);
+    daemon.registry.close().await;
+    daemon.hub.close().await;
 }
 
 #[tokio::test]
