@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use lab::accel::Accelerator;
 use lab::program::{find, output};
 use rustix::process::Signal;
 
@@ -34,7 +35,7 @@ pub struct Libvirt {
 
 impl Libvirt {
     /// Starts libvirtd and all machines; `folder` is for descriptions and logs.
-    pub fn prepare(folder: &Path, machines: &[Machine]) -> Result<Self> {
+    pub fn prepare(folder: &Path, accelerator: Accelerator, machines: &[Machine]) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let world = World::new(FOLDERS)?;
         fs::create_dir_all(world.path(Path::new("/run/dbus")))?;
@@ -53,7 +54,7 @@ impl Libvirt {
         let mut script = String::new();
         for machine in machines {
             let description = folder.join(format!("{}.xml", machine.name));
-            fs::write(&description, domain(machine))?;
+            fs::write(&description, domain(machine, accelerator))?;
             write!(script, "create {};", description.display())?;
         }
         libvirt.virsh(&script)?;
@@ -132,14 +133,18 @@ impl Libvirt {
 }
 
 /// The same machine as libvirt describes it.
-fn domain(machine: &Machine) -> String {
+fn domain(machine: &Machine, accelerator: Accelerator) -> String {
+    let kind = match accelerator {
+        Accelerator::Kvm => "kvm",
+        Accelerator::Tcg => "qemu",
+    };
     let mut boot = format!("<kernel>{}</kernel>", machine.kernel.display());
     if let Some(initrd) = &machine.initrd {
         let (initrd, cmdline) = (initrd.display(), lab::guest::CMDLINE);
         boot += &format!("<initrd>{initrd}</initrd><cmdline>{cmdline}</cmdline>");
     }
     format!(
-        "<domain type='qemu'><name>{}</name><memory unit='MiB'>{}</memory><vcpu>1</vcpu>\
+        "<domain type='{kind}'><name>{}</name><memory unit='MiB'>{}</memory><vcpu>1</vcpu>\
          <os><type arch='x86_64' machine='q35'>hvm</type>{boot}</os><features><acpi/></features>\
          <cpu mode='maximum'/><clock offset='utc'><timer name='hpet' present='no'/></clock>\
          <devices><serial type='pty'/><controller type='usb' model='none'/>\

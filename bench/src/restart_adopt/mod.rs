@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use lab::accel::{self, Accelerator};
 use lab::build::HostPrograms;
 use lab::daemon::Settings;
 use lab::guest::Contents;
@@ -72,8 +73,9 @@ pub fn run(programs: &Path, agent: &Path, once: Option<usize>) -> Result<()> {
         environment: Vec::new(),
     };
     eprintln!("starting {} machines under libvirtd", machines.len());
-    let mut theirs =
-        Libvirt::prepare(&folder.path().join("l"), &machines).context("libvirt's side")?;
+    let accelerator = accel::find(&lab::Tree::locate()?, &settings.programs.daemon)?;
+    let mut theirs = Libvirt::prepare(&folder.path().join("l"), accelerator, &machines)
+        .context("libvirt's side")?;
     eprintln!("starting {} machines under vmm-service", machines.len());
     let mut ours = Ours::prepare(settings, &machines).context("our side")?;
 
@@ -93,7 +95,7 @@ pub fn run(programs: &Path, agent: &Path, once: Option<usize>) -> Result<()> {
             figures.kill.theirs.known, figures.kill.ours.reached
         );
     }
-    if once.is_some() { Ok(()) } else { publish(&figures) }
+    if once.is_some() { Ok(()) } else { publish(&figures, accelerator) }
 }
 
 /// The machines of one side.
@@ -171,7 +173,7 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-fn publish(figures: &Figures) -> Result<()> {
+fn publish(figures: &Figures, accelerator: Accelerator) -> Result<()> {
     let rows = |how: &str, pair: &Pair| {
         let peer = &pair.theirs.known;
         let row = |who: &str, side: &Side| {
@@ -192,6 +194,7 @@ fn publish(figures: &Figures) -> Result<()> {
     table.extend(rows("killed and started", &figures.kill));
     table.push(asking("libvirtd", &figures.theirs_asking));
     table.push(asking("vmm-service", &figures.ours_asking));
+    let accelerator = accelerator.as_str();
     results::publish(
         "restart-adopt",
         &Table {
@@ -204,7 +207,7 @@ fn publish(figures: &Figures) -> Result<()> {
             rows: table,
             notes: vec![format!(
                 "Each daemon has {QUIET} machines of {QUIET_MEMORY_MIB} MiB whose kernel halts at \
-                 once and {TALKING} that run the lab's guest, all under QEMU's translator; \
+                 once and {TALKING} that run the lab's guest, all under {accelerator}; \
                  {ROUNDS} rounds in turn. Listed: the list and one question for each VM are \
                  answered, each of them running (virsh: `list` and `domstate`). Reached: with \
                  libvirtd every QEMU's monitor answered too, which `domstate` does not wait for; \
