@@ -26,6 +26,10 @@ const INTERVAL: Duration = Duration::from_millis(30);
 /// What lies in the daemon's folder beside a database and its helpers.
 const DAEMONS: [&str; 4] = ["vmm.sock", "vmm.sock.lock", "daemon.log", "vms"];
 
+/// What lies beside the VMs' folders: what guests run on, and that this boot's
+/// autostart was done.
+const BESIDE_VMS: [&str; 2] = ["accel.json", "autostarted"];
+
 /// All VMs by their id.
 pub type Vms = BTreeMap<Uuid, Vm>;
 
@@ -101,7 +105,7 @@ fn wrong(
     }
     for name in names(&folder.join("vms"))? {
         let known = Uuid::try_parse(&name).is_ok_and(|id| vms.contains_key(&id));
-        if !known && name != "accel.json" {
+        if !known && !BESIDE_VMS.contains(&name.as_str()) {
             wrong.push(format!("vms/{name} belongs to nobody"));
         }
     }
