@@ -13,8 +13,9 @@ use crate::scene::Scene;
 use crate::stage::Stage;
 
 /// How long one test may take. An emulated guest boots in 3 s on an idle
-/// machine and in a minute on a busy one, and the longest test boots a few.
-const LIMIT: Duration = Duration::from_secs(300);
+/// machine and in a minute on a busy one; the longest test boots a whole Debian
+/// and guests within it.
+const LIMIT: Duration = Duration::from_secs(900);
 
 /// What a test function gives.
 pub type Outcome = Pin<Box<dyn Future<Output = Result<()>> + Send>>;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
+use lab::accel::Accelerator;
 use lab::build::HostPrograms;
 use lab::guest::Contents;
 use lab::kernel::Kernel;
@@ -60,6 +61,13 @@ impl Stage {
         let initrd = self.folder.path().join(name);
         lab::guest::build(&Contents { files, ..self.contents() }, &initrd)?;
         Ok(initrd)
+    }
+
+    /// The Debian image and how its guest's processor is had. Blocks.
+    pub fn debian(&self) -> Result<(PathBuf, Accelerator)> {
+        let tree = lab::Tree::locate()?;
+        let image = lab::debian::obtain(&tree, &|line| println!("{line}"))?;
+        Ok((image, lab::accel::find(&tree, &self.programs.daemon)?))
     }
 
     /// Counts a guest whose processors ran.

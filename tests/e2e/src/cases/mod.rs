@@ -7,6 +7,7 @@ mod doors;
 mod facts;
 mod faults;
 mod host_faults;
+mod host_life;
 mod hostile;
 mod isolation;
 mod kills;
@@ -70,6 +71,7 @@ pub fn all() -> Vec<Case> {
         isolation::qemu_has_no_rights_and_no_network,
         isolation::an_isolated_guest_reaches_no_loopback_port,
         isolation::a_guest_behind_passt_reaches_no_loopback_port,
+        host_life::machines_outlive_the_daemon,
         subscribers::only_the_stopped_one_misses_events,
         subscribers::that_connect_a_thousand_times_a_second,
     ]
