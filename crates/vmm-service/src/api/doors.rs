@@ -109,8 +109,6 @@ where
 {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
-    // Said once for each time that it lasts.
-    let mut warned = false;
     loop {
         let permit = tokio::select! {
             // First those that ended, lest they pile up.
@@ -125,14 +123,11 @@ where
             () = shutdown.cancelled() => break,
             accepted = accept() => match accepted {
                 Ok(Some(caller)) => {
-                    warned = false;
                     connections.spawn(converse(caller, shutdown.clone(), permit));
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    if !std::mem::replace(&mut warned, true) {
-                        tracing::warn!(%error, "Connections cannot be accepted; trying on.");
-                    }
+                    tracing::warn!(%error, "A connection could not be accepted.");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
