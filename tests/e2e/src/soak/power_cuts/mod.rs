@@ -226,7 +226,7 @@ async fn repeat_creations(
 
 /// After the last cut everything can be deleted, and then nothing is left.
 async fn last_look(parts: &Parts, state: &Disk, record: &Record, plan: &Plan) -> Result<()> {
-    let mut random = plan.begin(plan.rounds.end);
+    let mut random = fastrand::Rng::with_seed(plan.seed);
     let host = Host::switch_on(parts, state).await?;
     look(&host, record, plan, &mut random).await?;
     let link = host.link();
