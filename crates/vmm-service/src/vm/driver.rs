@@ -96,6 +96,9 @@ pub struct Driver {
     turn: u64,
     deadline: Option<Instant>,
     unsaved: Option<(StateChange, Instant)>,
+    /// The trace of a run whose end is not written down yet stays: a daemon
+    /// that comes next has nothing else to tell it by.
+    clear_when_saved: bool,
     doubt: Option<Doubt>,
     commands: mpsc::Receiver<Command>,
     view: watch::Sender<View>,
@@ -152,6 +155,7 @@ impl Driver {
             turn: 0,
             deadline: None,
             unsaved: None,
+            clear_when_saved: false,
             doubt: None,
             commands,
             view,
@@ -299,6 +303,8 @@ impl Driver {
         let change = self.change(&next.life, operations);
         self.shared.store.change_state(&change).await?;
         self.unsaved = None;
+        // A start and a deletion clear the run before by themselves.
+        self.clear_when_saved = false;
         self.turn += 1;
         let previous = std::mem::replace(&mut self.life, next.life);
         self.operation = Some(operation.clone());
@@ -347,7 +353,12 @@ impl Driver {
     async fn save_again(&mut self) {
         let Some((change, _)) = self.unsaved.take() else { return };
         match self.shared.store.change_state(&change).await {
-            Ok(()) => tracing::info!(vm = %self.id, "The VM's state is written down now."),
+            Ok(()) => {
+                tracing::info!(vm = %self.id, "The VM's state is written down now.");
+                if self.clear_when_saved {
+                    self.clear().await;
+                }
+            }
             Err(_) => self.unsaved = Some((change, Instant::now() + RETRY)),
         }
     }
@@ -429,6 +440,14 @@ impl Driver {
         self.machine = None;
         self.machine_events = None;
         self.shared.hub.detach(self.id).await;
+        self.clear_when_saved = self.unsaved.is_some();
+        if !self.clear_when_saved {
+            self.clear().await;
+        }
+    }
+
+    async fn clear(&mut self) {
+        self.clear_when_saved = false;
         if let Err(error) = self.shared.hypervisor.clear(self.id).await {
             tracing::warn!(vm = %self.id, error = chain(&error), "What a dead machine left behind could not be cleared away.");
         }

@@ -458,6 +458,22 @@ async fn a_full_disk_refuses_requests_and_forgets_nothing_that_happens() {
 }
 
 #[tokio::test]
+async fn an_end_that_the_disk_did_not_take_is_told_by_the_next_daemon() {
+    let store = Arc::new(Hooked::<Faults>::default());
+    let daemon = Daemon::with_store(Arc::clone(&store) as Arc<dyn Store>).await;
+    let id = daemon.running("web").await;
+    store.hook.full.store(true, Ordering::Relaxed);
+    daemon.hypervisor.control(id).power_off().await;
+    daemon.reaches(id, State::Stopped).await;
+    store.hook.full.store(false, Ordering::Relaxed);
+    // Before it is tried again.
+    let daemon = daemon.restart().await;
+    let (state, detail) = daemon.state(id);
+    assert_eq!(state, State::Stopped, "{detail:?}");
+    assert_eq!(daemon.stored(id).await, State::Stopped);
+}
+
+#[tokio::test]
 async fn a_state_that_cannot_be_read_ends_the_start_and_touches_no_machine() {
     let store = Arc::new(Hooked::<Faults>::default());
     let daemon = Daemon::with_store(Arc::clone(&store) as Arc<dyn Store>).await;
