@@ -14,6 +14,9 @@ use crate::scene::Scene;
 /// How long a command in the guest may take: systemd and the daemon, emulated, on
 /// a busy machine.
 const COMMAND: Duration = Duration::from_secs(120);
+/// How long a guest within the guest may take to boot: its processor is emulated
+/// by an emulated one, ten times slower again.
+const NESTED_BOOT: Duration = Duration::from_secs(400);
 /// How long the host may take to go down, its own guests first.
 const SHUTDOWN: Duration = Duration::from_secs(240);
 
@@ -70,12 +73,20 @@ impl Host {
                  format = 'raw'\nread_only = true\n"
             )
         };
+        let agent = format!(
+            "name = 'web'\nvcpus = 1\nmemory_mib = 256\nautostart = true\nkernel = '/srv/vmlinuz'\n\
+             initrd = '/srv/initrd'\ncmdline = '{}'\n",
+            lab::guest::CMDLINE
+        );
         let files = [
             File::program("/usr/bin/vmm-service", &stage.programs.daemon),
             File::program("/usr/bin/vmmctl", &stage.programs.vmmctl),
             File::text("/etc/systemd/system/vmm-service.service", DAEMON_UNIT),
             File::text("/etc/systemd/system/infinibay-guests.service", GUESTS_UNIT),
+            File::copy("/srv/vmlinuz", &stage.kernel.image),
+            File::copy("/srv/initrd", &stage.initrd()),
             File::copy("/srv/button", &sector),
+            File::text("/srv/web.toml", &agent),
             File::text("/srv/db.toml", &button("db")),
             File::text("/srv/idle.toml", &button("idle")),
         ];
@@ -117,6 +128,10 @@ impl Running {
 
     fn vm(&mut self, name: &str) -> Result<Value> {
         Ok(serde_json::from_str(&self.sh(&format!("vmmctl info {name} -o json"))?)?)
+    }
+
+    fn state(&mut self, name: &str) -> Result<String> {
+        Ok(self.vm(name)?["state"].as_str().unwrap_or_default().to_owned())
     }
 
     /// Waits until the boot sector listens to its power button.
@@ -207,6 +222,60 @@ pub async fn machines_outlive_the_daemon(scene: Scene) -> Result<()> {
             Ok(left.trim().is_empty().then_some(()))
         })?;
         host.debian.power_off(SHUTDOWN)?;
+        Ok(())
+    })
+    .await?
+}
+
+/// A shutdown of the host asks every guest first, and lets the daemon see that.
+/// The next boot starts those with autostart and no others; a restart of the
+/// daemon starts none.
+pub async fn a_host_goes_down_in_order_and_starts_what_is_to_be_started(
+    scene: Scene,
+) -> Result<()> {
+    tokio::task::spawn_blocking(move || {
+        let place = Host::new(&scene)?;
+        let mut host = place.boot()?;
+        host.sh("systemctl enable --now vmm-service infinibay-guests")?;
+        for name in ["web", "db", "idle"] {
+            host.sh(&format!("vmmctl create -f /srv/{name}.toml && vmmctl start {name}"))?;
+        }
+        host.sh("vmmctl set db --autostart on")?;
+        host.button_is_heard("db")?;
+        host.button_is_heard("idle")?;
+        wait::until("the agent of the guest's guest", NESTED_BOOT, || {
+            Ok((host.vm("web")?["guest"]["agent"] == "connected").then_some(()))
+        })?;
+        host.debian.power_off(SHUTDOWN)?;
+
+        let mut host = place.boot()?;
+        let told = host.sh("journalctl -b -1 -o cat --no-pager -u infinibay-guests.service")?;
+        for name in ["web", "db", "idle"] {
+            ensure!(told.contains(&format!("{name} stopped in ")), "{told}");
+        }
+        let ends = host.sh(
+            "journalctl -b -1 -o cat --no-pager -u vmm-service.service -u infinibay-guests.service",
+        )?;
+        let guests = ends.find("Stopped infinibay-guests.service").context("no end of the guests");
+        let daemon = ends.find("Stopping vmm-service.service").context("no end of the daemon");
+        ensure!(guests? < daemon?, "the daemon was ended before the guests: {ends}");
+        ensure!(!ends.contains("killed"), "a guest was not asked: {ends}");
+
+        wait::until("the VMs with autostart", COMMAND, || {
+            Ok((host.state("web")? == "running" && host.state("db")? == "running").then_some(()))
+        })?;
+        let idle = host.vm("idle")?;
+        ensure!(idle["state"] == "stopped" && idle["state_detail"].is_null(), "{idle}");
+        wait::until("what systemd shows", COMMAND, || {
+            let status = host.sh("systemctl show -P StatusText vmm-service")?;
+            Ok((status.trim() == "Started 2 VMs after the host's boot.").then_some(()))
+        })?;
+
+        host.button_is_heard("db")?;
+        host.sh("vmmctl stop db && systemctl restart vmm-service")?;
+        host.daemon()?;
+        ensure!(host.state("web")? == "running" && host.state("db")? == "stopped");
+        host.debian.kill();
         Ok(())
     })
     .await?

@@ -72,6 +72,7 @@ pub fn all() -> Vec<Case> {
         isolation::an_isolated_guest_reaches_no_loopback_port,
         isolation::a_guest_behind_passt_reaches_no_loopback_port,
         host_life::machines_outlive_the_daemon,
+        host_life::a_host_goes_down_in_order_and_starts_what_is_to_be_started,
         subscribers::only_the_stopped_one_misses_events,
         subscribers::that_connect_a_thousand_times_a_second,
     ]
