@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 use vmm_api::operation::{Operation, OperationKind, OperationState};
-use vmm_api::vm::{State, VmSpec};
+use vmm_api::vm::{DiskFormat, DiskSpec, Network, NicSpec, State, VmSpec};
 
 use super::*;
 
@@ -46,6 +46,37 @@ async fn keeps_vms_sorted_and_names_unique(store: &dyn Store) {
     let again = store.insert_vm(&record("a"), None).await;
     assert!(matches!(again, Err(StoreError::NameTaken(name)) if name == "a"));
     assert_eq!(store.vms().await.unwrap(), [a, b]);
+}
+
+/// Written out without `..`: a field that comes later does not compile before it
+/// stands here.
+async fn keeps_every_field_of_a_specification(store: &dyn Store) {
+    let text = |word: &str| Some(word.to_owned());
+    let spec = VmSpec {
+        name: "whole".to_owned(),
+        vcpus: 3,
+        memory_mib: 777,
+        kernel: text("/boot/vmlinuz"),
+        initrd: text("/boot/initrd"),
+        cmdline: text("console=ttyS0 name=\"a,b\" \u{e9}"),
+        disks: vec![DiskSpec {
+            path: "/srv/a.qcow2".to_owned(),
+            format: DiskFormat::Qcow2,
+            read_only: true,
+        }],
+        nics: vec![NicSpec { network: Network::Passt, mac: text("02:00:00:00:00:07") }],
+        labels: [("team".to_owned(), "storage".to_owned())].into(),
+        autostart: true,
+    };
+    let whole = VmRecord {
+        spec,
+        state: State::Paused,
+        state_detail: text("why"),
+        machine_type: "pc-q35-8.1".to_owned(),
+        ..record("whole")
+    };
+    store.insert_vm(&whole, None).await.unwrap();
+    assert_eq!(store.vms().await.unwrap(), [whole]);
 }
 
 async fn changes_state_with_its_operations(store: &dyn Store) {
@@ -180,6 +211,7 @@ macro_rules! contract {
 
 contract!(
     keeps_vms_sorted_and_names_unique,
+    keeps_every_field_of_a_specification,
     changes_state_with_its_operations,
     changes_nothing_of_a_vm_that_is_not_there,
     changes_a_specification_and_nothing_else,
