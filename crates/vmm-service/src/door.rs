@@ -4,11 +4,19 @@
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::net::UnixListener;
 
 use crate::sys::files;
+
+/// How long a lock may still be held by what a killed daemon left: a child takes
+/// milliseconds to become another program, and longer on a busy host.
+const CHILDREN: Duration = Duration::from_secs(2);
+
+/// How often a lock that is held is tried again.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A lock on something of the daemon's. The kernel lets go of it with the
 /// process, however that ends.
@@ -108,8 +116,22 @@ pub fn bind(socket: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
+/// A daemon that was killed while it started another program leaves a child
+/// that holds its locks until it has become that program.
+fn try_lock_in_time(file: &File) -> Result<(), TryLockError> {
+    let deadline = Instant::now() + CHILDREN;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::park_timeout(LOOK);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 fn lock(file: File, what: &Path) -> Result<Lock> {
-    match file.try_lock() {
+    match try_lock_in_time(&file) {
         Ok(()) => Ok(Lock { _file: file }),
         Err(TryLockError::WouldBlock) => bail!(
             "another vmm-service uses {}: stop that one, or give this one another state \
@@ -144,6 +166,19 @@ mod tests {
         assert!(lock_machines(folder.path(), Some(&state)).unwrap().is_none());
         assert!(lock_machines(folder.path(), None).is_err());
         assert!(lock_machines(&folder.path().join("vms"), Some(&state)).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_a_killed_daemon_left_behind_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        // The lock is its child's, too, until that has become another program.
+        let held = lock_folder(folder.path()).unwrap();
+        let child = std::thread::spawn(move || {
+            std::thread::park_timeout(Duration::from_millis(50));
+            drop(held);
+        });
+        lock_folder(folder.path()).unwrap();
+        child.join().unwrap();
     }
 
     #[tokio::test]

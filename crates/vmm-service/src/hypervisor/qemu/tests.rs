@@ -137,6 +137,16 @@ async fn ended(pid: u32) {
     }
 }
 
+async fn grows(log: &Path, before: u64) {
+    let grown = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(20));
+        while std::fs::metadata(log).unwrap().len() == before {
+            looks.tick().await;
+        }
+    };
+    timeout(SOON, grown).await.unwrap();
+}
+
 contract!(Lab);
 
 #[tokio::test]
@@ -237,22 +247,18 @@ async fn a_keeper_that_dies_is_replaced() {
     let launch = lab.launch();
     let mut running = lab.hypervisor.start(&launch).await.unwrap();
     let first = lab.record(launch.id).keeper.pid;
+    let log = lab.hypervisor.console_log(launch.id).remove(0);
+    // A reset in the firmware's first milliseconds stops it for good.
+    grows(&log, 0).await;
     signal("KILL", first);
     until(&mut running, &MachineEvent::KeeperLost).await;
     until(&mut running, &MachineEvent::KeeperBack).await;
     let second = lab.record(launch.id).keeper.pid;
     assert_ne!(first, second);
     // The new one goes on with the console: the firmware speaks again.
-    let log = lab.hypervisor.console_log(launch.id).remove(0);
     let before = std::fs::metadata(&log).unwrap().len();
     running.machine.reset().await.unwrap();
-    let grown = async {
-        let mut looks = tokio::time::interval(Duration::from_millis(20));
-        while std::fs::metadata(&log).unwrap().len() == before {
-            looks.tick().await;
-        }
-    };
-    timeout(SOON, grown).await.unwrap();
+    grows(&log, before).await;
     running.machine.kill().await.unwrap();
     // The new keeper is not QEMU's parent, and cannot see how it ended.
     until(&mut running, &MachineEvent::Exited(Exit::Unseen)).await;
