@@ -23,7 +23,7 @@ use crate::guest::hub::Hub;
 use crate::hypervisor::Hypervisor;
 use crate::machines::{self, Machines};
 use crate::store::{MemoryStore, SqliteStore, Store};
-use crate::sys::{host, process};
+use crate::sys::{host, memory, process};
 use crate::vm::registry::Registry;
 use crate::vm::spec::Host;
 use crate::vm::{Shared, autostart};
@@ -59,6 +59,7 @@ impl App {
     /// Opens everything: locks, state, hypervisor, VMs, doors. Nothing is left
     /// behind when it fails.
     pub async fn build(config: &Config) -> Result<Self> {
+        memory::return_large_blocks();
         if let Err(error) = host::raise_open_files() {
             tracing::warn!(%error, "The limit on open files could not be raised.");
         }

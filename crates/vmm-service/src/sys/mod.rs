@@ -8,6 +8,7 @@ pub mod fence;
 pub mod files;
 pub mod host;
 pub mod kvm;
+pub mod memory;
 pub mod process;
 pub mod scope;
 pub mod session;
