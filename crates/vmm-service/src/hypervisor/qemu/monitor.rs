@@ -97,6 +97,9 @@ pub(super) struct Monitor {
     dir: PathBuf,
     socket: PathBuf,
     connection: Option<Connection>,
+    /// A command could not be written, or only half of it: none follows it on
+    /// this connection, which is listened to until the next tick.
+    is_cut: bool,
     state: RunState,
     agent_port: Option<bool>,
     /// Whether the guest's panic was told since its last reset.
@@ -163,6 +166,7 @@ impl Monitor {
             dir: setup.dir,
             socket: setup.socket,
             connection: setup.connection,
+            is_cut: false,
             state: setup.state,
             agent_port: None,
             panicked: false,
@@ -237,6 +241,9 @@ impl Monitor {
         if self.keeper.is_none() {
             self.replace_keeper().await?;
         }
+        if self.is_cut {
+            self.hang_up();
+        }
         if self.connection.is_none() {
             return self.reconnect().await;
         }
@@ -257,6 +264,7 @@ impl Monitor {
     async fn ask(&mut self, pending: Pending, command: &'static str) {
         self.pending.retain(|_, pending| !matches!(pending, Pending::Request(request) if request.answer.is_closed()));
         let connection = match self.connection.as_mut() {
+            Some(_) if self.is_cut => return pending.refuse("it takes no commands any more"),
             Some(connection) if self.pending.len() < MOST_PENDING => connection,
             Some(_) => return pending.refuse("too many commands wait for it already"),
             None => return pending.refuse("it is not connected"),
@@ -267,14 +275,16 @@ impl Monitor {
         self.lines = self.lines.saturating_sub(LINES_OF_A_COMMAND);
         let sent = timeout(WRITING, connection.send(id, command, Value::Null)).await;
         if !matches!(sent, Ok(Ok(()))) {
-            // Half a command may have been written: nothing can follow it. The
-            // next tick connects again.
-            self.hang_up();
+            // A QEMU that ends may have said why before: that is still there.
+            self.is_cut = true;
+            self.asked = None;
+            self.pending.clear();
         }
     }
 
     fn hang_up(&mut self) {
         self.connection = None;
+        self.is_cut = false;
         self.asked = None;
         self.pending.clear();
     }
@@ -577,6 +587,43 @@ mod tests {
             shutdown.cancel();
             timeout(SOON, task).await.expect("it ends with the daemon").unwrap();
         }
+        qemu.kill().unwrap();
+        qemu.wait().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_said_before_a_command_could_not_be_written_is_heard() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("qmp.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let mut qemu = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let opening = tokio::spawn(async move { Connection::open(&socket).await });
+        let mut stream = BufReader::new(listener.accept().await.unwrap().0);
+        answer(&mut stream, 1).await;
+        let connection = opening.await.unwrap().unwrap();
+        // As a guest does that powers itself off at once.
+        stream.write_all(b"{\"event\": \"SHUTDOWN\", \"data\": {}}\n").await.unwrap();
+        drop(stream);
+        let (_requests, requests) = mpsc::channel(1);
+        let (events, mut heard) = mpsc::channel(64);
+        let monitor = Monitor::new(Setup {
+            id: Uuid::nil(),
+            dir: dir.path().to_owned(),
+            socket: dir.path().join("none"),
+            connection: Some(connection),
+            state: RunState::Running,
+            qemu: Pidfd::open(qemu.id()).unwrap().unwrap(),
+            keeper: None,
+            requests,
+            events,
+            timing: Timing { ping: SOON, silence: SOON, handshake: SOON },
+        });
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(monitor.unwrap().run(shutdown.clone()));
+        let powers_off = async { while heard.recv().await != Some(MachineEvent::PoweringOff) {} };
+        timeout(SOON, powers_off).await.unwrap();
+        shutdown.cancel();
+        task.await.unwrap();
         qemu.kill().unwrap();
         qemu.wait().unwrap();
     }
