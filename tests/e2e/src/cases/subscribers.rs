@@ -14,9 +14,9 @@ use vmm_api::client::Client;
 use crate::scene::{Scene, succeeded};
 use crate::soak::{self, subscribers};
 
-/// Pauses, each followed by a resume: several times the events that the daemon
-/// keeps, and that fit into the buffers between it and a stopped client.
-const PAUSES: usize = 2_000;
+/// Pauses, each followed by a resume, six events together: more than the daemon
+/// keeps and the buffers between it and a stopped client hold.
+const PAUSES: usize = 3_500;
 /// How long a watcher may take for its next event.
 const NEXT_LIMIT: Duration = Duration::from_secs(30);
 
