@@ -70,17 +70,26 @@ fn provenance(root: &Path) -> anyhow::Result<String> {
         .map_or("unknown processor", |(_, model)| model);
     // Not those that this process may use: a benchmark may have pinned it.
     let count = cpu.lines().filter(|line| line.starts_with("processor")).count();
-    let commit = Command::new("git")
+    // Tables that were measured just before are no change of what is measured.
+    let changed = git(root, &["status", "--porcelain", "--", ".", ":!bench/RESULTS.md"])?;
+    let commit = git(root, &["rev-parse", "--short=12", "HEAD"])?;
+    let dirty = if changed.is_empty() { "" } else { "-dirty" };
+    Ok(format!(
+        "{}, {count} processors ({model}), commit {commit}{dirty}.\n",
+        jiff::Zoned::now().strftime("%Y-%m-%d"),
+    ))
+}
+
+/// What git says of the checkout, which under sudo is somebody else's: git
+/// refuses that unless it is told otherwise.
+fn git(root: &Path, args: &[&str]) -> Result<String> {
+    let output = Command::new("git")
         .current_dir(root)
-        // Under sudo the checkout is somebody else's, which git refuses.
-        .args(["-c", "safe.directory=*", "describe", "--always", "--dirty", "--abbrev=12"])
+        .args(["-c", "safe.directory=*"])
+        .args(args)
         .output()
         .context("git could not be asked for the commit")?;
-    Ok(format!(
-        "{}, {count} processors ({model}), commit {}.\n",
-        jiff::Zoned::now().strftime("%Y-%m-%d"),
-        String::from_utf8_lossy(&commit.stdout).trim()
-    ))
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 #[cfg(test)]
