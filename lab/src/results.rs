@@ -82,7 +82,7 @@ fn provenance(root: &Path) -> anyhow::Result<String> {
 
 /// What git says of the checkout, which under sudo is somebody else's: git
 /// refuses that unless it is told otherwise.
-fn git(root: &Path, args: &[&str]) -> Result<String> {
+fn git(root: &Path, args: &[&str]) -> anyhow::Result<String> {
     let output = Command::new("git")
         .current_dir(root)
         .args(["-c", "safe.directory=*"])
