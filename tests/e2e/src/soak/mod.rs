@@ -161,3 +161,20 @@ fn publish(soak: &Soak, plan: &Plan, verdict: &str, minutes: f64) -> Result<()> 
     };
     results::publish(&format!("soak-{}", soak.name), &table)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else an hour's run ends with nowhere to write its result.
+    #[test]
+    fn every_soak_has_its_place_among_the_results() {
+        let page = include_str!("../../../../bench/RESULTS.md");
+        for soak in all() {
+            for marker in ["<!-- soak-", "<!-- /soak-"] {
+                let marker = format!("{marker}{} -->", soak.name);
+                assert!(page.contains(&marker), "{marker}");
+            }
+        }
+    }
+}
