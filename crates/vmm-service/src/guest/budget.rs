@@ -191,22 +191,26 @@ impl Allowance {
     }
 }
 
+/// So much that no test reaches it.
+#[cfg(test)]
+const ENDLESS: Rate = Rate { per_second: 1e12, burst: 1e12 };
+
+/// For tests of something else, and of one limit alone.
+#[cfg(test)]
+pub(super) const UNLIMITED: Limits = Limits {
+    bytes: ENDLESS,
+    messages: ENDLESS,
+    values: ENDLESS,
+    events: ENDLESS,
+    event_bytes: ENDLESS,
+    hellos: ENDLESS,
+    changes: ENDLESS,
+    log_lines: ENDLESS,
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// So much that nothing here reaches it.
-    const ENDLESS: Rate = Rate { per_second: 1e9, burst: 1e9 };
-    const UNLIMITED: Limits = Limits {
-        bytes: ENDLESS,
-        messages: ENDLESS,
-        values: ENDLESS,
-        events: ENDLESS,
-        event_bytes: ENDLESS,
-        hellos: ENDLESS,
-        changes: ENDLESS,
-        log_lines: ENDLESS,
-    };
 
     #[test]
     fn a_burst_passes_and_then_the_rate_holds() {

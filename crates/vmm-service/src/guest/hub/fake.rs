@@ -17,26 +17,12 @@ use uuid::Uuid;
 use vmm_api::event::EventKind;
 
 use crate::events::{EventBus, Next, Subscriber};
-use crate::guest::budget::{Limits, Rate};
+pub(super) use crate::guest::budget::UNLIMITED;
 use crate::guest::channel::Pace;
 use crate::guest::hub::Hub;
 
 /// Far beyond what anything here takes: reached only when something hangs.
 const DEADLINE: Duration = Duration::from_secs(20);
-
-const ENDLESS: Rate = Rate { per_second: 1e12, burst: 1e12 };
-
-/// Nothing here reaches them.
-pub(super) const UNLIMITED: Limits = Limits {
-    bytes: ENDLESS,
-    messages: ENDLESS,
-    values: ENDLESS,
-    events: ENDLESS,
-    event_bytes: ENDLESS,
-    hellos: ENDLESS,
-    changes: ENDLESS,
-    log_lines: ENDLESS,
-};
 
 /// No heartbeat and no repeated question comes between.
 pub(super) const CALM: Pace = Pace {

@@ -525,6 +525,9 @@ mod tests {
     use super::super::super::contract::SOON;
     use super::*;
 
+    /// Between two looks, where a test waits for what they find.
+    const OFTEN: Duration = Duration::from_millis(20);
+
     /// A monitor that answers `count` commands, the handshake among them, and
     /// says that the machine is paused.
     async fn answer(stream: &mut BufReader<UnixStream>, count: usize) {
@@ -545,6 +548,27 @@ mod tests {
         }
     }
 
+    /// Without a keeper and not connected yet to `qmp.sock` in `dir`.
+    fn setup(
+        dir: &std::path::Path,
+        qemu: u32,
+        requests: mpsc::Receiver<Request>,
+        events: mpsc::Sender<MachineEvent>,
+    ) -> Setup {
+        Setup {
+            id: Uuid::nil(),
+            dir: dir.to_owned(),
+            socket: dir.join("qmp.sock"),
+            connection: None,
+            state: RunState::Running,
+            qemu: Pidfd::open(qemu).unwrap().unwrap(),
+            keeper: None,
+            requests,
+            events,
+            timing: Timing { ping: OFTEN, silence: SOON, handshake: SOON },
+        }
+    }
+
     // host-vmm.md 1.5: "QMP reconnect loop without cancel; no listener on
     // reconnect failure".
     #[tokio::test]
@@ -558,20 +582,8 @@ mod tests {
             // One that takes a connection and says nothing, for ever.
             let listener = greets.then(|| UnixListener::bind(&socket).unwrap());
             let monitor = Monitor::new(Setup {
-                id: Uuid::nil(),
-                dir: dir.path().to_owned(),
-                socket: socket.clone(),
-                connection: None,
-                state: RunState::Running,
-                qemu: Pidfd::open(qemu.id()).unwrap().unwrap(),
-                keeper: None,
-                requests,
-                events,
-                timing: Timing {
-                    ping: Duration::from_millis(20),
-                    silence: SOON,
-                    handshake: 60 * SOON,
-                },
+                timing: Timing { ping: OFTEN, silence: SOON, handshake: 60 * SOON },
+                ..setup(dir.path(), qemu.id(), requests, events)
             });
             let shutdown = CancellationToken::new();
             let task = tokio::spawn(monitor.unwrap().run(shutdown.clone()));
@@ -607,16 +619,10 @@ mod tests {
         let (_requests, requests) = mpsc::channel(1);
         let (events, mut heard) = mpsc::channel(64);
         let monitor = Monitor::new(Setup {
-            id: Uuid::nil(),
-            dir: dir.path().to_owned(),
             socket: dir.path().join("none"),
             connection: Some(connection),
-            state: RunState::Running,
-            qemu: Pidfd::open(qemu.id()).unwrap().unwrap(),
-            keeper: None,
-            requests,
-            events,
             timing: Timing { ping: SOON, silence: SOON, handshake: SOON },
+            ..setup(dir.path(), qemu.id(), requests, events)
         });
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(monitor.unwrap().run(shutdown.clone()));
@@ -636,19 +642,7 @@ mod tests {
         let mut qemu = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let (_requests, requests) = mpsc::channel(1);
         let (events, mut heard) = mpsc::channel(64);
-        let ping = Duration::from_millis(20);
-        let monitor = Monitor::new(Setup {
-            id: Uuid::nil(),
-            dir: dir.path().to_owned(),
-            socket,
-            connection: None,
-            state: RunState::Running,
-            qemu: Pidfd::open(qemu.id()).unwrap().unwrap(),
-            keeper: None,
-            requests,
-            events,
-            timing: Timing { ping, silence: SOON, handshake: SOON },
-        });
+        let monitor = Monitor::new(setup(dir.path(), qemu.id(), requests, events));
         let task = tokio::spawn(monitor.unwrap().run(CancellationToken::new()));
         let mut next = async || timeout(SOON, heard.recv()).await.unwrap();
 
